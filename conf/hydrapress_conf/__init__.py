@@ -1,0 +1,1 @@
+"""The YAML of hydrapress; nothing imports this package."""

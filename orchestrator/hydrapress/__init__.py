@@ -1,0 +1,1 @@
+"""hydrapress: a hydraulic press for neural networks."""

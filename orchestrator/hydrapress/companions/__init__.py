@@ -1,0 +1,1 @@
+"""Companion commands: `hydrapress <word>`."""

@@ -1,0 +1,1 @@
+"""The benchmark registry: definitions, records and their comparison."""
