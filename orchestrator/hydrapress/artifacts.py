@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -173,7 +173,7 @@ class TorchModel(Model):
         from .checkpoint import load_checkpoint
 
         model = load_checkpoint(folder, plugins, trust)
-        return cls(**{name: getattr(model, name) for name in cls.__dataclass_fields__})
+        return cls(**{each.name: getattr(model, each.name) for each in fields(cls)})
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ imported, or whose hooks raise, is kept as *broken* with its error; the others g
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -49,6 +50,10 @@ class Package:
     version: str
     error: str | None = None
 
+    def __str__(self) -> str:
+        """Give distribution and version."""
+        return f"{self.distribution} {self.version}"
+
 
 @dataclass(frozen=True)
 class StageSpec:
@@ -74,6 +79,7 @@ class Plugins:
         self._manager = pluggy.PluginManager(GROUP)
         self._manager.add_hookspecs(hookspecs)
         self._packages: dict[str, Package] = {}
+        self._owners: dict[tuple[str, str], Package] = {}
         self.on_listener_error: Callable[[str, Exception], None] = lambda text, error: None
         for entry_point in entry_points:
             self._load(entry_point)
@@ -114,14 +120,18 @@ class Plugins:
         _ = self.stages  # asking for the stages finds out which packages are broken
         return tuple(self._packages.values())
 
-    def require_sound(self, mentioned: str) -> str:
-        """Explain why a name is not there when a broken package may have offered it.
+    def owner(self, what: str, name: str) -> Package:
+        """Give the package that offers a named thing, such as ``("backend", "torch-eager")``."""
+        return self._owners[what, name]
+
+    def broken_packages(self) -> str:
+        """Say which packages are broken; a name that is missing may be theirs.
 
         Returns:
             A sentence with each broken package's error, or "" when none is broken.
         """
         broken = [p for p in self.packages() if p.error]
-        return "".join(f" Plugin '{p.name}' ({p.distribution} {p.version}) is broken: {p.error}." for p in broken)
+        return "".join(f" Plugin '{p.name}' ({p}) is broken: {p.error}." for p in broken)
 
     @cached_property
     def stages(self) -> Mapping[str, StageSpec]:
@@ -147,7 +157,7 @@ class Plugins:
     def _spec(cls: type[Stage], package: Package) -> StageSpec:
         if not (isinstance(cls, type) and issubclass(cls, Stage)):
             raise PluginError(f"{cls!r} is no Stage class")
-        reserved = RESERVED & set(cls.__dataclass_fields__)
+        reserved = RESERVED & {field.name for field in dataclasses.fields(cls)}
         if reserved:
             raise PluginError(f"{cls.__qualname__}: field '{min(reserved)}' is reserved; rename it")
         return StageSpec(stage_name(cls), cls, ports_of(cls), product_of(cls), package)
@@ -212,7 +222,7 @@ class Plugins:
         """
         if name not in known:
             raise PluginError(
-                f"there is no {what} '{name}'.{near_names(name, known)}{self.require_sound(name)}"
+                f"there is no {what} '{name}'.{near_names(name, known)}{self.broken_packages()}"
             )
         return import_path(known[name])
 
@@ -233,15 +243,13 @@ class Plugins:
     def _merged(self, what: str, hook: str) -> dict[str, str]:
         return self._unique(what, self._offers(hook))
 
-    @staticmethod
-    def _unique(what: str, offers: list[tuple[Package, Any]]) -> dict[str, Any]:
+    def _unique(self, what: str, offers: list[tuple[Package, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        owners: dict[str, Package] = {}
         for package, items in offers:
             for name, item in items.items():
                 if name in found:
-                    raise _taken(what, name, owners[name], package)
-                found[name], owners[name] = item, package
+                    raise _taken(what, name, self._owners[what, name], package)
+                found[name], self._owners[what, name] = item, package
         return found
 
     def _set_broken(self, package: Package, error: Exception) -> None:
@@ -278,6 +286,6 @@ def installed_plugins() -> Plugins:
 
 def _taken(what: str, name: str, first: Package, second: Package) -> PluginError:
     return PluginError(
-        f"two packages offer a {what} '{name}': '{first.name}' ({first.distribution} {first.version}) and "
-        f"'{second.name}' ({second.distribution} {second.version}); uninstall one or rename"
+        f"two packages offer a {what} '{name}': '{first.name}' ({first}) and "
+        f"'{second.name}' ({second}); uninstall one or rename"
     )

@@ -42,12 +42,8 @@ class Range:
 
     def __str__(self) -> str:
         """Write it as people read it: ``0 <= x < 1``; empty when unbounded."""
-        low = (
-            f"{self.ge:g} <= " if self.ge is not None else f"{self.gt:g} < " if self.gt is not None else ""
-        )
-        high = (
-            f" <= {self.le:g}" if self.le is not None else f" < {self.lt:g}" if self.lt is not None else ""
-        )
+        low = f"{self.ge:g} <= " if self.ge is not None else f"{self.gt:g} < " if self.gt is not None else ""
+        high = f" <= {self.le:g}" if self.le is not None else f" < {self.lt:g}" if self.lt is not None else ""
         return f"{low}x{high}" if low or high else ""
 
 
@@ -132,7 +128,7 @@ def range_problems(instance: Any) -> list[str]:
 
 def _default(field: Field[Any]) -> Any:
     if field.default_factory is not MISSING:
-        return cast(Any, field.default_factory)()
+        return cast("Any", field.default_factory)()
     return REQUIRED if field.default is MISSING else field.default
 
 

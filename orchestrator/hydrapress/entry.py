@@ -1,0 +1,98 @@
+"""Entry: the function that Hydra runs for every job, in whatever process it starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from .artifacts import Report
+from .compose import CONFIG_MODULE, CONFIG_NAME, explained, prepare_hydra
+from .display import render_report
+from .job import overrides_label, run_job
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .runner import Result
+
+__all__ = ["hydra_job", "run_hydra"]
+
+
+def hydra_job(config: DictConfig) -> Any:
+    """Run one job under Hydra and print its result on stdout."""
+    hydra_config = HydraConfig.get()
+    in_sweep = hydra_config.mode is RunMode.MULTIRUN
+    overrides = list(hydra_config.overrides.task)
+    chosen = dict(hydra_config.runtime.choices)
+    label = overrides_label(overrides) or str(chosen.get("experiment") or chosen.get("pipeline") or "")
+    result = run_job(
+        config,
+        Path(hydra_config.runtime.output_dir),
+        label=label,
+        job_name=f"{hydra_config.job.num} {label}" if in_sweep else "",
+        experiment=chosen.get("experiment"),
+    )
+    _print_result(result, title=label if in_sweep else "")
+
+
+def run_hydra(arguments: Sequence[str]) -> None:
+    """Hand the command line to Hydra.
+
+    Raises:
+        ConfigError: If the config does not compose, also under ``--help``.
+        HydrapressError: What a job raised.
+    """
+    prepare_hydra()
+    before = sys.argv
+    sys.argv = ["hydrapress", *arguments]
+    try:
+        with _exceptions_as_they_are():
+            hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name=CONFIG_NAME, version_base="1.3")(
+                hydra_job
+            )()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explained(error, [a for a in arguments if not a.startswith("-")]) from error
+    finally:
+        sys.argv = before
+
+
+@contextmanager
+def _exceptions_as_they_are() -> Iterator[None]:
+    """Keep Hydra from printing and exiting, so that every error goes one way."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
+
+
+def _print_result(result: Result, title: str) -> None:
+    report = result.report
+    if report is not None:
+        (result.folder / "report.json").write_text(_as_json(report), encoding="utf-8")
+        if title:
+            report = Report(f"{report.title} ({title})", report.rows, report.notes)
+        render_report(report)
+    if result.tracking:
+        print(f"MLflow run {result.tracking['run_id']}; open with: {result.tracking['open']}")  # noqa: T201
+    print(f"Output: {result.folder}")  # noqa: T201
+
+
+def _as_json(report: Report) -> str:
+    return json.dumps({"title": report.title, "rows": report.rows, "notes": report.notes}, indent=1) + "\n"

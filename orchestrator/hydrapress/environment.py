@@ -1,0 +1,160 @@
+"""Environment: the circumstances of a measurement: hardware, library versions, load.
+
+Imports none of the libraries whose versions it tells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import sys
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Hardware", "hardware", "load_average", "versions"]
+
+_ISA_FLAGS = (
+    "sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8",
+    "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16",
+    "neon", "asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2",
+)  # fmt: skip
+"""The instructions that decide how fast a network runs, x86 first, then Arm."""
+
+_INT8_DOT_PRODUCT = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm"})
+
+_LIBRARIES = (
+    "hydrapress", "torch", "numpy", "onnx", "onnxruntime", "ai-edge-litert", "litert-torch",
+    "ai-edge-quantizer", "openvino", "mlflow", "hydra-core",
+)  # fmt: skip
+
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The machine, as far as it decides a latency.
+
+    Attributes:
+        cpu: The processor's name.
+        isa: The instructions that matter, of those it has.
+        physical_cores: Cores without hyper-threads.
+        logical_cores: Cores that the operating system schedules on.
+        memory_bytes: All of its memory.
+        os: System, release and architecture.
+        accelerators: Names of NVIDIA devices, when ``nvidia-ml-py`` is installed.
+    """
+
+    cpu: str
+    isa: tuple[str, ...]
+    physical_cores: int
+    logical_cores: int
+    memory_bytes: int
+    os: str
+    accelerators: tuple[str, ...] = ()
+
+    @property
+    def multiplies_int8(self) -> bool:
+        """Whether it has instructions for int8 dot products, which make int8 models fast."""
+        return bool(_INT8_DOT_PRODUCT & set(self.isa))
+
+    def fingerprint(self) -> str:
+        """Give 16 hexadecimal digits that are equal where latencies may be compared.
+
+        The operating system's release stays out: an update of it is no other machine.
+        """
+        facts = {k: v for k, v in asdict(self).items() if k != "os"} | {"machine": platform.machine()}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        """Write it as plain JSON, with its fingerprint."""
+        return asdict(self) | {"isa": list(self.isa), "fingerprint": self.fingerprint()}
+
+
+@cache
+def hardware() -> Hardware:
+    """Describe this machine; found out once a process."""
+    import psutil
+
+    cpu, flags = _cpu()
+    logical = os.cpu_count() or 1
+    return Hardware(
+        cpu=cpu,
+        isa=tuple(flag for flag in _ISA_FLAGS if flag in flags),
+        physical_cores=psutil.cpu_count(logical=False) or logical,
+        logical_cores=logical,
+        memory_bytes=psutil.virtual_memory().total,
+        os=f"{platform.system()} {platform.release()} {platform.machine()}",
+        accelerators=_accelerators(),
+    )
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Give the versions of Python and of the libraries that change results; installed ones only."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def load_average() -> float:
+    """Give the processes that wanted a core, on average over the last minute."""
+    import psutil
+
+    return float(psutil.getloadavg()[0])
+
+
+def read_cpuinfo(text: str) -> tuple[str, frozenset[str]]:
+    """Read the processor's name and flags from the text of ``/proc/cpuinfo``.
+
+    Returns:
+        The name, empty where the text has none, and the flags of the first core.
+    """
+    name = re.search(r"^(?:model name|Model|Processor|cpu model)\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    return (name[1].strip() if name else ""), frozenset(flags[1].split() if flags else ())
+
+
+def _cpu() -> tuple[str, frozenset[str]]:
+    # py-cpuinfo takes a second, the file a millisecond
+    try:
+        name, flags = read_cpuinfo(_CPUINFO.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        name, flags = "", frozenset()
+    if flags:
+        return name or platform.processor() or platform.machine(), flags
+    import cpuinfo
+
+    about = cpuinfo.get_cpu_info()
+    name = str(about.get("brand_raw") or platform.processor() or platform.machine())
+    flags = frozenset(str(flag) for flag in about.get("flags", ()))
+    if platform.machine().lower() in ("arm64", "aarch64") and sys.platform == "darwin":
+        # Apple's cores all have these, and py-cpuinfo lists no flags for them
+        flags |= {"neon", "asimd", "asimddp", "asimdhp"}
+    return name, flags
+
+
+def _accelerators() -> tuple[str, ...]:
+    try:
+        import pynvml
+    except ImportError:
+        return ()
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:  # installed, but no driver: there is no device
+        return ()
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        names = [pynvml.nvmlDeviceGetName(handle) for handle in handles]
+    finally:
+        pynvml.nvmlShutdown()
+    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)

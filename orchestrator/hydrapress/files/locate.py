@@ -1,0 +1,181 @@
+"""Finding parameters again in an exported file: by value, because names do not survive.
+
+Exporters fold BatchNorms, transpose constants and rename them; quantizers rename them again.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hydrapress.artifacts import TensorLocation
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from hydrapress.invariants import StoredTensor
+
+__all__ = ["follow", "locate", "parameter_arrays"]
+
+_RATIO_TOLERANCE = 1e-5
+"""Rounding of one float32 product, with room for a chain of them."""
+
+_MAX_DIMS = 5
+"""A Conv3d's weight; orders of more axes are not tried."""
+
+
+@dataclass(frozen=True)
+class _Match:
+    parameter: str
+    location: TensorLocation
+    likeness: float
+
+    @property
+    def rank(self) -> tuple[bool, float, bool, str, str]:
+        """Smallest is best: equal values first, then like names, then the axes as they are."""
+        axes = self.location.axes
+        moved = axes != tuple(range(len(axes)))
+        return (self.location.scaled, -self.likeness, moved, self.parameter, self.location.tensor)
+
+
+def parameter_arrays(module: nn.Module) -> dict[str, np.ndarray]:
+    """Give a module's parameters as numpy arrays, tied ones under each of their names."""
+    named = module.named_parameters(remove_duplicate=False)
+    return {name: parameter.detach().cpu().numpy() for name, parameter in named}
+
+
+def locate(
+    parameters: Mapping[str, np.ndarray], tensors: Mapping[str, StoredTensor]
+) -> dict[str, TensorLocation]:
+    """Find parameters among a file's float tensors, by value.
+
+    A tensor is a parameter's when the values are equal up to the order of axes; else, for
+    weights, when it is zero exactly where the parameter is and a constant multiple along each
+    output channel, as a folded BatchNorm leaves it. Where several fit, like names decide, and
+    each parameter gets its own tensor as far as there are enough.
+
+    Args:
+        parameters: By name.
+        tensors: The file's constants by name; quantized ones are passed over.
+
+    Returns:
+        Locations by parameter. What was not found is left out, which the check of an
+        invariant that covers it will report.
+    """
+    matches = sorted(_matches(parameters, tensors), key=lambda match: match.rank)
+    found: dict[str, TensorLocation] = {}
+    taken: set[str] = set()
+    for match in matches:
+        if match.parameter not in found and match.location.tensor not in taken:
+            found[match.parameter] = match.location
+            taken.add(match.location.tensor)
+    for match in matches:  # exporters keep equal tensors, such as tied ones, only once
+        if match.parameter not in found and not match.location.scaled:
+            found[match.parameter] = match.location
+    return {name: found[name] for name in parameters if name in found}
+
+
+def follow(
+    locations: Mapping[str, TensorLocation],
+    before: Mapping[str, StoredTensor],
+    after: Mapping[str, StoredTensor],
+    renamed: Callable[[str], tuple[str, ...]],
+) -> dict[str, TensorLocation]:
+    """Carry locations on from a float file to what a quantizer made of it.
+
+    Args:
+        locations: In the float file.
+        before: The float file's tensors.
+        after: The quantized file's tensors.
+        renamed: Gives the names that a tensor may have now, likeliest first.
+
+    Returns:
+        Locations in the quantized file, each verified: its values, times their scale, are the
+        float ones to within one step. What fails that is left out.
+    """
+    followed = {}
+    for name, location in locations.items():
+        source = before.get(location.tensor)
+        for candidate in renamed(location.tensor) if source else ():
+            stored = after.get(candidate)
+            if source and stored and _is_rounded(source.values, stored):
+                followed[name] = TensorLocation(candidate, location.axes, location.scaled)
+                break
+    return followed
+
+
+def _matches(parameters: Mapping[str, np.ndarray], tensors: Mapping[str, StoredTensor]) -> Iterator[_Match]:
+    floats = {n: t.values for n, t in tensors.items() if t.scale is None and t.values.dtype.kind == "f"}
+    by_shape: dict[tuple[int, ...], list[str]] = {}
+    for name, values in floats.items():
+        by_shape.setdefault(tuple(sorted(values.shape)), []).append(name)
+    for name, parameter in parameters.items():
+        if not 1 <= parameter.ndim <= _MAX_DIMS:
+            continue
+        for candidate in by_shape.get(tuple(sorted(parameter.shape)), ()):
+            location = _fit(parameter, candidate, floats[candidate])
+            if location is not None:
+                yield _Match(name, location, _likeness(name, candidate))
+
+
+def _fit(parameter: np.ndarray, name: str, values: np.ndarray) -> TensorLocation | None:
+    import numpy as np
+
+    orders = [
+        axes
+        for axes in itertools.permutations(range(parameter.ndim))
+        if tuple(parameter.shape[axis] for axis in axes) == values.shape
+    ]
+    for axes in orders:
+        if np.array_equal(np.transpose(parameter, axes), values):
+            return TensorLocation(name, axes)
+    if parameter.ndim < 2:
+        return None
+    # the output channels are axis 0, but axis 1 in a transposed convolution
+    for axes, channel in itertools.product(orders, (0, 1)):
+        if _is_multiple(parameter, np.transpose(values, np.argsort(axes)), channel):
+            return TensorLocation(name, axes, scaled=True)
+    return None
+
+
+def _is_multiple(parameter: np.ndarray, values: np.ndarray, channel: int) -> bool:
+    """Tell whether ``values`` is ``parameter`` times one number a channel, zeros alike."""
+    import numpy as np
+
+    count = parameter.shape[channel]
+    ours = np.moveaxis(parameter, channel, 0).reshape(count, -1).astype(np.float64)
+    theirs = np.moveaxis(values, channel, 0).reshape(count, -1).astype(np.float64)
+    alive = theirs.any(axis=1)  # a BatchNorm whose factor is zero silences a channel wholly
+    if not alive.any() or not np.array_equal(ours[alive] != 0, theirs[alive] != 0):
+        return False
+    ratio = (ours * theirs).sum(axis=1) / np.maximum((ours * ours).sum(axis=1), np.finfo(np.float64).tiny)
+    error = np.abs(theirs - ratio[:, None] * ours).max(axis=1)
+    return bool((error <= _RATIO_TOLERANCE * np.abs(theirs).max(axis=1)).all())
+
+
+def _is_rounded(source: np.ndarray, stored: StoredTensor) -> bool:
+    """Tell whether a stored tensor stands for ``source``, to within one step."""
+    import numpy as np
+
+    if stored.values.shape != source.shape:
+        return False
+    if stored.scale is None:
+        return np.array_equal(stored.values, source)
+    zero_point = np.asarray(stored.zero_point, dtype=np.float64)
+    real = (stored.values.astype(np.float64) - zero_point) * stored.scale
+    return bool((np.abs(real - source) <= np.abs(stored.scale)).all())
+
+
+def _likeness(parameter: str, tensor: str) -> float:
+    """Rate 0..1 how alike two names are: the whole name inside is 1, the module's own part near it."""
+    if parameter in tensor:
+        return 1.0
+    words = parameter.split(".")
+    if len(words) > 1 and ".".join(words[:-1]) in tensor:
+        return 0.9
+    ratio = difflib.SequenceMatcher(None, parameter, tensor, autojunk=False).ratio()
+    return 0.8 * ratio
