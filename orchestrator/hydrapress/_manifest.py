@@ -25,7 +25,7 @@ __all__ = [
     "is_key",
     "read_manifest",
     "record_files",
-    "sync_folder",
+    "sync_path",
     "sync_tree",
 ]
 
@@ -196,20 +196,16 @@ def content_problems(manifest: Manifest, folder: Path) -> list[str]:
     return problems + [f"'{name}' was added later" for name in extra]
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    _sync(folder)
-
-
 def sync_tree(folder: Path) -> None:
     """Make every file and folder below, and the folder itself, survive a power cut."""
     for root, _, names in os.walk(folder):
         for name in names:
-            _sync(Path(root) / name)
-        sync_folder(Path(root))
+            sync_path(Path(root) / name)
+        sync_path(Path(root))
 
 
-def _sync(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """Make a file's bytes, or the names in a folder, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

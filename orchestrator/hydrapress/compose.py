@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -52,13 +52,15 @@ def without_sweeps(overrides: Sequence[str]) -> list[str]:
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
-        raise ConfigError(str(error)) from error
+        raise explained(error, overrides) from error
     return [str(o.input_line) for o in parsed if not o.is_sweep_override()]
 
 
 def explained(error: Exception, overrides: Sequence[str]) -> ConfigError:
     """Turn one of Hydra's composition errors into ours, with near names."""
     text = _full_text(error)
+    if isinstance(error, OverrideParseException):
+        return ConfigError(f"Could not read the override '{error.override}': {error.message.splitlines()[0]}")
     unknown_option = re.search(r"Could not find '([^']+)'", text)
     unknown_group = re.search(r"Could not override '([^']+)'\.?\s*\n?No match in the defaults list", text)
     unknown_key = re.search(r"Could not override '([^']+)'", text)

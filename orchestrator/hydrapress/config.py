@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from .artifacts import Factory
-from .errors import ConfigError
+from .errors import ConfigError, near_names
 from .plugins import Plugins, StageSpec, import_path
 from .stage import Stage, stage_name
 from .task import Task
@@ -201,14 +201,11 @@ def task_from(config: Config, plugins: Plugins) -> Task:
 def _choice_problems(
     part: str, key: str, name: str | None, target: str | None, known: Mapping[str, str]
 ) -> list[str]:
-    from .errors import near_names
-
     if name and target:
         return [f"{part}: give either {part}.{key} ('{name}') or {part}._target_ ('{target}'), not both"]
     if target == "???" or name == "???" or not (name or target):
-        return [
-            f"{part}: nothing is chosen; give {part}={'|'.join(sorted(known))} or {part}._target_=package.callable"
-        ]
+        names = "|".join(sorted(known))
+        return [f"{part}: nothing is chosen; give {part}={names} or {part}._target_=package.callable"]
     if name and name not in known:
         return [f"{part}.{key}: there is no '{name}'.{near_names(name, known)}"]
     return []

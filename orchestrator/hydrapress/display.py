@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .artifacts import Report
 from .hookspecs import hookimpl
-from .moments import RunStarted, StageFailed, StageFinished, StageStarted
 
 if TYPE_CHECKING:
+    from .artifacts import Report
     from .context import Bar
+    from .moments import RunStarted, StageFailed, StageFinished, StageStarted
 
 __all__ = ["Display", "render_report", "size_text"]
 
@@ -176,7 +176,7 @@ def _columns(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, Any, Any]]:
     rows = list(rows)
     if not any("backend" in row for row in rows):
         names = list(dict.fromkeys(name for row in rows for name in row))
-        return [(name, lambda row, n=name: row.get(name if n is None else n, ""), "left") for name in names]
+        return [(name, lambda row, n=name: row.get(n, ""), "left") for name in names]
     varying: list[tuple[str, Any, Any]] = [
         (title, lambda row, n=name: row.get(n, ""), "right")
         for title, name in (("threads", "threads"), ("batch", "batch_size"))

@@ -14,7 +14,6 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from .artifacts import Report
@@ -24,6 +23,8 @@ from .job import overrides_label, run_job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from omegaconf import DictConfig
 
     from .runner import Result
 

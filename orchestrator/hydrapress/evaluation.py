@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from .artifacts import FileModel, Model, TorchModel
 from .errors import BackendError
-from .invariants import Kept
 from .task import Split, Task
 
 if TYPE_CHECKING:
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .backend import Backend
+    from .invariants import Kept
 
 __all__ = ["check_invariants", "evaluate", "outputs_of", "reference_backend"]
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 import graphlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .artifacts import Artifact
 from .config import stage_from
 from .errors import ConfigError, GraphError, near_names
-from .plugins import Plugins, StageSpec
 from .stage import Port, Stage, ports_of, product_of, stage_name
+
+if TYPE_CHECKING:
+    from .artifacts import Artifact
+    from .plugins import Plugins, StageSpec
 
 __all__ = ["Graph", "Node"]
 

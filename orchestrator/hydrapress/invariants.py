@@ -221,8 +221,8 @@ def load_invariants(folder: Path, known: Mapping[str, type[Invariant]]) -> tuple
         unknown = [name for name in names if name not in known]
         if unknown:
             raise ModelError(
-                f"{listing}: invariant '{unknown[0]}' is not known here; allowed: {', '.join(sorted(known))}. "
-                "Install the plugin that defines it"
+                f"{listing}: invariant '{unknown[0]}' is not known here; "
+                f"allowed: {', '.join(sorted(known))}. Install the plugin that defines it"
             )
         return tuple(
             known[name].from_arrays(load_file(folder / f"invariant-{name}.safetensors")) for name in names

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from .config import Config, Device, task_from
 from .display import Display
@@ -83,13 +84,13 @@ def read_config(config: DictConfig) -> Config:
     Raises:
         ConfigError: If a value that must be given is not.
     """
-    from omegaconf.errors import OmegaConfBaseException
-
     parts = {name: value for name, value in config.items_ex(resolve=False) if name in Config.__annotations__}
     parts.pop("stages", None)
     try:
         typed = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(parts))
         return cast("Config", OmegaConf.to_object(typed))
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key}: must be given") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key or 'config'}: {error.msg or error}") from error
 

@@ -13,13 +13,26 @@ from enum import Enum
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import PluginError
 from .settings import settings_of
 from .stage import Stage, stage_name
 
-__all__ = ["KEY_VERSION", "Scope", "canonical_json", "library_version", "source_digest", "stage_key"]
+if TYPE_CHECKING:
+    from .graph import Node
+    from .task import Task
+
+__all__ = [
+    "KEY_VERSION",
+    "Scope",
+    "canonical_json",
+    "graph_keys",
+    "library_version",
+    "run_scope",
+    "source_digest",
+    "stage_key",
+]
 
 KEY_VERSION = 1
 """Raised when the core itself changes what a stage yields; every older result is then left behind."""
@@ -74,6 +87,27 @@ def stage_key(stage: Stage, inputs: Mapping[str, Sequence[str]], *, scope: Scope
         "libraries": {each: library_version(each) for each in {*_ALWAYS_LIBRARIES, *cls.libraries}},
     }
     return hashlib.sha256(canonical_json(content).encode("utf-8")).hexdigest()
+
+
+def run_scope(task: Task, device: str) -> Scope:
+    """Give the scope of a run on this machine; reads the data for its digest."""
+    from .environment import hardware
+
+    return Scope(task.fingerprint(), device, task.seed, hardware().fingerprint())
+
+
+def graph_keys(nodes: Mapping[str, Node], scope: Scope) -> dict[str, str]:
+    """Name the result of every node; nothing has to run for it.
+
+    Args:
+        nodes: In an order in which each comes after all that feed it.
+        scope: What they have in common.
+    """
+    keys: dict[str, str] = {}
+    for node in nodes.values():
+        inputs = {port: [keys[source] for source in sources] for port, sources in node.inputs.items()}
+        keys[node.id] = stage_key(node.stage, inputs, scope=scope)
+    return keys
 
 
 def canonical_json(value: Any) -> str:

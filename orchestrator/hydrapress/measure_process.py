@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from .errors import BackendError
-from .measure_worker import Setup
+
+if TYPE_CHECKING:
+    from .measure_worker import Setup
 
 __all__ = ["WorkerProcess", "worker_environment"]
 
@@ -139,9 +141,8 @@ class WorkerProcess:
         code = self._process.wait()
         how = f"exit code {code}"
         if code < 0:
-            how = f"signal {-code}"
-            if -code in {s.value for s in signal.Signals}:
-                how += f" ({signal.Signals(-code).name})"
+            known = {each.value: each.name for each in signal.Signals}
+            how = f"signal {-code} ({known.get(-code, 'unknown')})"
         words = self._log.read_text(encoding="utf-8", errors="replace").strip()[-_LAST_WORDS:]
         return f"the worker process died with {how}" + (f"; its last words: {words}" if words else "")
 

@@ -6,15 +6,19 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .artifacts import Model
-from .backend import Backend
 from .errors import BackendError
 from .measure_process import WorkerProcess
-from .measure_worker import Setup
+
+if TYPE_CHECKING:
+    from .artifacts import Model
+    from .backend import Backend
+    from .measure_worker import Setup
 
 __all__ = ["Candidate", "Start", "run_start"]
 
@@ -115,7 +119,7 @@ def run_start(
         for _ in range(rounds):
             for turn in rng.sample(turns, len(turns)):
                 check_cancelled()
-                turn.attempt(lambda turn=turn: turn.block(block_ns))
+                turn.attempt(partial(turn.block, block_ns))
             round_done()
         for turn in turns:
             turn.attempt(turn.finish)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -22,10 +23,9 @@ class MemoryWatch:
         self._process = psutil.Process()
         self._peak_before = peak_bytes()
         self._held_before = self._process.memory_info().rss
-        try:
+        # no Linux, or not allowed: then peaks() falls back to what is held
+        with contextlib.suppress(OSError):
             _CLEAR_PEAK.write_text("5", encoding="ascii")
-        except OSError:  # no Linux, or not allowed; then peaks() falls back to what is held
-            pass
         self._follows_peak = peak_bytes() <= self._held_before + _SLACK_BYTES
 
     def peaks(self) -> tuple[int, int]:

@@ -228,7 +228,7 @@ class Plugins:
 
     def _offers(self, hook: str) -> list[tuple[Package, Any]]:
         offers = []
-        for implementation in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
+        for implementation in getattr(self._manager.hook, hook).get_hookimpls():
             package = self._packages[implementation.plugin_name]
             try:
                 offers.append((package, implementation.function()))

@@ -7,7 +7,10 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["Muffled", "quiet"]
 

@@ -12,7 +12,7 @@ from .artifacts import Artifact, Model, Report
 from .context import Context
 from .errors import HydrapressError, StageError
 from .evaluation import check_invariants, evaluate
-from .keys import Scope, stage_key
+from .keys import graph_keys, run_scope
 from .moments import (
     RunFailed,
     RunFinished,
@@ -115,10 +115,10 @@ class Runner:
             self._task.require_sound()
             data = self._task.data_info()
             self._plugins.tell("hydrapress_run_started", RunStarted(self._run, self._graph, data))
-            scope = self._scope()
+            keys = graph_keys(self._graph.nodes, run_scope(self._task, self._device))
             for node in self._graph.nodes.values():
                 self._services.check_cancelled()
-                self._done[node.id] = finished = self._finish(node, scope)
+                self._done[node.id] = finished = self._finish(node, keys[node.id])
                 self._plugins.tell("hydrapress_stage_finished", _event(self._run, node, finished))
         except BaseException as error:
             state = State.KILLED if isinstance(error, KeyboardInterrupt) else State.FAILED
@@ -128,22 +128,7 @@ class Runner:
         self._plugins.tell("hydrapress_run_finished", RunFinished(self._run, result.metrics, result.report))
         return result
 
-    def _scope(self) -> Scope:
-        from .environment import hardware
-
-        return Scope(
-            task=self._task.fingerprint(),
-            device=self._device,
-            seed=self._task.seed,
-            hardware=hardware().fingerprint(),
-        )
-
-    def _finish(self, node: Node, scope: Scope) -> Finished:
-        key = stage_key(
-            node.stage,
-            {port: [self._done[source].key for source in sources] for port, sources in node.inputs.items()},
-            scope=scope,
-        )
+    def _finish(self, node: Node, key: str) -> Finished:
         anew = node.stage.measures and not self._reuse
         entry = None if anew else self._store.get(key)
         if entry is not None:
@@ -210,7 +195,8 @@ class Runner:
             raise
         except Exception as error:  # a stage is a third party; whatever it raised is wrapped
             raise StageError(
-                f"stage '{node.id}' ({node.stage!r}, {self._origin(node)}) failed: {type(error).__name__}: {error}"
+                f"stage '{node.id}' ({stage_name(type(node.stage))}, {self._origin(node)}) failed: "
+                f"{type(error).__name__}: {error}"
             ) from error
         if not isinstance(artifact, node.product):
             raise StageError(

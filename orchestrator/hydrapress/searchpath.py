@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from hydra.core.config_search_path import ConfigSearchPath
+from typing import TYPE_CHECKING
+
 from hydra.core.plugins import Plugins as HydraPlugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from .plugins import installed_plugins
+
+if TYPE_CHECKING:
+    from hydra.core.config_search_path import ConfigSearchPath
 
 __all__ = ["register_search_path"]
 

@@ -6,13 +6,13 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .artifacts import Model
 from .context import Bar, Context, Services
 from .errors import PluginError
 from .moments import Measurement, Metric, RunInfo
 from .stage import Kind
 
 if TYPE_CHECKING:
+    from .artifacts import Model
     from .backend import Backend
     from .display import Display
     from .measure import Row

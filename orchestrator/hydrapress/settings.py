@@ -13,7 +13,7 @@ from dataclasses import MISSING, Field, dataclass
 from enum import Enum
 from typing import Any, cast
 
-__all__ = ["REQUIRED", "Range", "Setting", "range_problems", "setting", "settings_of"]
+__all__ = ["REQUIRED", "Range", "Setting", "range_problems", "setting", "setting_like", "settings_of"]
 
 REQUIRED: Any = "???"
 """The default of a field that has none; OmegaConf reads it as 'must be given'."""
@@ -90,6 +90,12 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def setting_like(cls: type[Any], name: str, default: Any) -> Any:
+    """Declare a base class's field again with another default; text, unit and range stay."""
+    metadata = next(field.metadata for field in dataclasses.fields(cls) if field.name == name)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
 def settings_of(cls: type[Any]) -> Iterator[Setting]:
     """Describe every field of a dataclass, in the order of declaration."""
     import typing
@@ -120,9 +126,8 @@ def range_problems(instance: Any) -> list[str]:
         for where, number in _numbers(each.name, value):
             if number not in each.range:
                 unit = f" {each.unit}" if each.unit else ""
-                problems.append(
-                    f"'{where}' is {number:g}{unit}; it must satisfy {str(each.range).replace('x', where)} ({each.text})"
-                )
+                allowed = str(each.range).replace("x", where)
+                problems.append(f"'{where}' is {number:g}{unit}; it must satisfy {allowed} ({each.text})")
     return problems
 
 

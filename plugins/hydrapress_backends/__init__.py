@@ -1,1 +1,29 @@
-"""The built-in backends."""
+"""The built-in backends: torch eager, ONNX Runtime and LiteRT on the CPU, and the benchmark stage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hydrapress.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from hydrapress.backend import Backend
+    from hydrapress.stage import Stage
+
+
+@hookimpl
+def hydrapress_backends() -> list[Backend]:
+    """Offer the runtimes."""
+    from .litert import LiteRTCpu
+    from .onnxruntime import OnnxRuntimeCpu
+    from .torch_eager import TorchEager
+
+    return [TorchEager(), OnnxRuntimeCpu(), LiteRTCpu()]
+
+
+@hookimpl
+def hydrapress_stages() -> list[type[Stage]]:
+    """Offer the benchmark."""
+    from .stages import Benchmark
+
+    return [Benchmark]

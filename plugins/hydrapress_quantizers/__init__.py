@@ -1,1 +1,20 @@
-"""The built-in quantizers."""
+"""The built-in quantizers: static int8 in ONNX and in TFLite."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hydrapress.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from hydrapress.stage import Stage
+
+__all__ = ["hydrapress_stages"]
+
+
+@hookimpl
+def hydrapress_stages() -> list[type[Stage]]:
+    """Offer the quantizers."""
+    from .stages import OnnxStatic, TFLiteStatic
+
+    return [OnnxStatic, TFLiteStatic]

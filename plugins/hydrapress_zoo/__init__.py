@@ -1,1 +1,39 @@
-"""The built-in zoo."""
+"""The built-in zoo: models for small images, data sets, and the classification task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hydrapress.hookspecs import hookimpl
+
+__all__ = ["hydrapress_data", "hydrapress_models", "hydrapress_tasks"]
+
+
+@hookimpl
+def hydrapress_models() -> Mapping[str, str]:
+    """Offer LeNets and small ResNets."""
+    return {
+        "lenet_300_100": "hydrapress_zoo.lenets:LeNet300100",
+        "lenet5": "hydrapress_zoo.lenets:LeNet5",
+        "resnet8": "hydrapress_zoo.resnets:resnet8",
+        "resnet20": "hydrapress_zoo.resnets:resnet20",
+        "resnet56": "hydrapress_zoo.resnets:resnet56",
+    }
+
+
+@hookimpl
+def hydrapress_data() -> Mapping[str, str]:
+    """Offer data sets of small images, and an adapter for any Dataset."""
+    return {
+        "mnist_5k": "hydrapress_zoo.digits:mnist_5k",
+        "digits": "hydrapress_zoo.digits:digits",
+        "fashion_mnist": "hydrapress_zoo.mnist:fashion_mnist",
+        "mnist": "hydrapress_zoo.mnist:mnist",
+        "custom": "hydrapress_zoo.custom:custom",
+    }
+
+
+@hookimpl
+def hydrapress_tasks() -> Mapping[str, str]:
+    """Offer classification."""
+    return {"classification": "hydrapress_zoo.classification:Classification"}

@@ -12,6 +12,7 @@ from hydrapress.config import task_from
 from hydrapress.graph import Graph
 from hydrapress.job import read_config, resolve_device
 from hydrapress.plugins import installed_plugins
+from hydrapress.stage import stage_name
 
 __all__ = ["main", "svg"]
 
@@ -30,13 +31,13 @@ def main(argv: list[str]) -> int:
     graph = Graph.from_config(config.stages, plugins)
     held: Mapping[str, bool] = {}
     if not options.no_store:
-        from hydrapress.keys import graph_keys
+        from hydrapress.keys import graph_keys, run_scope
         from hydrapress.store import open_store
 
         typed = read_config(config)
         task = task_from(typed, plugins)
         store = open_store(typed.store.root)
-        keys = graph_keys(graph, task, resolve_device(typed.device))
+        keys = graph_keys(graph.nodes, run_scope(task, resolve_device(typed.device)))
         held = {id_: store.has(key) for id_, key in keys.items()}
     if options.svg:
         options.svg.write_text(svg(graph, held), encoding="utf-8")
@@ -79,10 +80,10 @@ def svg(graph: Graph, held: Mapping[str, bool]) -> str:
     for node in graph.nodes.values():
         x, y = place[node.id]
         fill = "#d9f2d9" if held.get(node.id) else "#eef2f7"
-        stage = str(node).partition(": ")[2].partition("(")[0]
+        about = f"{stage_name(type(node.stage))} → {node.product.__name__}"
         parts.append(
             f'<rect x="{x}" y="{y}" width="{_BOX_WIDTH}" height="{_BOX_HEIGHT}" rx="6" fill="{fill}" '
             f'stroke="#556"/><text x="{x + 10}" y="{y + 18}" font-weight="bold">{html.escape(node.id)}</text>'
-            f'<text x="{x + 10}" y="{y + 35}" fill="#445">{html.escape(stage)} → {node.product.__name__}</text>'
+            f'<text x="{x + 10}" y="{y + 35}" fill="#445">{html.escape(about)}</text>'
         )
     return "\n".join([*parts, "</svg>"]) + "\n"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydrapress.errors import ModelError
@@ -13,8 +12,11 @@ from hydrapress.invariants import StoredTensor
 from .operators import Operators
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
     import numpy as np
-    from onnx import ModelProto, NodeProto, TensorProto
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 __all__ = ["MAX_BYTES", "count_operators", "parse_onnx", "read_tensors"]
 
@@ -57,7 +59,7 @@ def parse_onnx(path: Path) -> ModelProto:
             tensors in other files.
     """
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
 
     try:
         size = path.stat().st_size
@@ -65,7 +67,8 @@ def parse_onnx(path: Path) -> ModelProto:
             raise ModelError(
                 f"{path}: has {size} bytes, more than the {MAX_BYTES} that a single ONNX file can hold"
             )
-        model = onnx.ModelProto.FromString(path.read_bytes())
+        model = onnx.ModelProto()
+        model.ParseFromString(path.read_bytes())
     except OSError as error:
         raise ModelError(f"{path}: can't be read ({error})") from error
     except DecodeError as error:
@@ -86,15 +89,16 @@ def read_tensors(path: Path) -> dict[str, StoredTensor]:
         ModelError: If the file is not whole, or a tensor lies outside of it or is malformed.
     """
     model = parse_onnx(path)
-    arrays = _constants(path, model)
-    tensors = {name: StoredTensor(values) for name, values in arrays.items()}
-    for node in model.graph.node:
-        for operand in _operands(node):
-            inputs = list(node.input)
-            name = inputs[operand.value] if operand.value < len(inputs) else ""
-            if name in arrays:
-                tensors[name] = _quantized(path, node, arrays, inputs, operand)
-    return tensors
+    with _reading(path):
+        arrays = _constants(path, model)
+        tensors = {name: StoredTensor(values) for name, values in arrays.items()}
+        for node in model.graph.node:
+            for operand in _operands(node):
+                inputs = list(node.input)
+                name = inputs[operand.value] if operand.value < len(inputs) else ""
+                if name in arrays:
+                    tensors[name] = _quantized(path, node, arrays, inputs, operand)
+        return tensors
 
 
 def count_operators(path: Path) -> Operators:
@@ -108,17 +112,38 @@ def count_operators(path: Path) -> Operators:
         ModelError: If the file is not whole.
     """
     graph = parse_onnx(path).graph
+    with _reading(path):
+        return _sorted_operators(graph)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what broken values raise, such as names that are no UTF-8, into a ModelError."""
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise ModelError(f"{path}: is no whole ONNX file ({error}); export it again") from error
+
+
+def _sorted_operators(graph: GraphProto) -> Operators:
     dequantized = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     floats = {i.name for i in graph.initializer if i.data_type in _FLOAT_TYPES}
     floats |= {v.name for v in graph.input if v.type.tensor_type.elem_type in _FLOAT_TYPES}
-    quantized, floating = [], []
+    integers: set[str] = set()
+    quantized: list[str] = []
+    floating: list[str] = []
     for node in graph.node:
         if node.op_type in _CONVERSIONS or node.op_type in _INTEGER_ONLY_SHAPES:
-            floats.update(node.output if node.op_type == "DequantizeLinear" else ())
+            if node.op_type == "DequantizeLinear":
+                floats.update(node.output)
+            elif node.op_type in _CONVERSIONS:
+                integers.update(node.output[:1])
             continue
         label = f"{node.op_type} {node.name}".strip()
-        if node.op_type in _INTEGER_OPERANDS or node.op_type.startswith("QLinear"):
+        on_integers = node.op_type in _INTEGER_OPERANDS or node.op_type.startswith("QLinear")
+        if on_integers or integers.intersection(node.input):
             quantized.append(label)
+            integers.update(node.output)
             continue
         taken = [name for name in node.input if name in floats]
         if not taken:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydrapress.errors import BackendError, ModelError
@@ -15,6 +13,9 @@ from hydrapress.invariants import StoredTensor
 from .operators import Operators
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     import numpy as np
 
 __all__ = ["MAX_BYTES", "count_operators", "read_tensors"]
@@ -37,8 +38,8 @@ def read_tensors(path: Path) -> dict[str, StoredTensor]:
     Tensors of types without a numpy form (strings, resources) are left out.
 
     Raises:
-        ModelError: If the file can't be read, is no whole TFLite file, or holds its weights
-            outside of the flatbuffer or sparsely encoded.
+        ModelError: If the file can't be read, is no whole TFLite file, or holds weights in the
+            sparse encoding.
         BackendError: If the extra ``tflite`` is not installed.
     """
     schema = _schema()
@@ -72,7 +73,8 @@ def count_operators(path: Path) -> Operators:
         model = _parse(schema, path, data)
         graph = model.Subgraphs(0)
         types, codes = _names(schema.TensorType), _names(schema.BuiltinOperator)
-        quantized, floating = [], []
+        quantized: list[str] = []
+        floating: list[str] = []
         for index in range(_bounded(graph.OperatorsLength(), data)):
             operator = graph.Operators(index)
             code = model.OperatorCodes(operator.OpcodeIndex())
@@ -126,15 +128,22 @@ def _bounded(count: int, data: bytes) -> int:
 
 
 def _raw(path: Path, model: Any, tensor: Any, data: bytes) -> np.ndarray | None:
+    import numpy as np
+
     number = tensor.Buffer()
     if number >= _bounded(model.BuffersLength(), data):
         raise ValueError(f"tensor '{_name(tensor)}' is in buffer {number}, which does not exist")
     buffer = model.Buffers(number)
-    if buffer.Offset() > 1:
-        raise ModelError(f"{path}: '{_name(tensor)}' lies outside of the flatbuffer, which is not supported")
     if tensor.Sparsity() is not None:
         raise ModelError(f"{path}: '{_name(tensor)}' is sparsely encoded, which is not supported")
-    raw: np.ndarray | None = buffer.DataAsNumpy() if buffer.DataLength() else None
+    raw: np.ndarray | None = None
+    if buffer.Offset() > 1:  # behind the flatbuffer, in the same file; 0 and 1 mean inside
+        start, size = buffer.Offset(), buffer.Size()
+        if start + size > len(data):
+            raise ValueError(f"tensor '{_name(tensor)}' ends at {start + size} of {len(data)} bytes")
+        raw = np.frombuffer(data, dtype=np.uint8, count=size, offset=start)
+    elif buffer.DataLength():
+        raw = buffer.DataAsNumpy()
     return raw
 
 

@@ -1,0 +1,47 @@
+# The two commands of the README, and what they share. Set PYTHON to choose another Python 3.11-3.13.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: run test test-fast check lint types imports format clean
+
+run: $(VENV)/installed
+	$(BIN)/hydrapress $(ARGS)
+
+test: $(VENV)/installed-dev
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(VENV)/installed-dev
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+check: lint types imports
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy orchestrator plugins registry conf
+
+imports: $(VENV)/installed-dev
+	$(BIN)/lint-imports
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# torch comes first: asked for by another package, pip would take a build for GPUs of several GB
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(PIP) torch
+	$(PIP) --editable '.[tflite]'
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) --editable '.[tflite,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) outputs multirun .hydrapress mlruns mlflow.db*

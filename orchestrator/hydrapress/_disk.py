@@ -1,0 +1,61 @@
+"""What the disk refuses, told so that the user can mend it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .errors import StoreError
+
+__all__ = ["as_store_errors", "tree_size_bytes"]
+
+
+@contextmanager
+def as_store_errors(doing: str, path: Path) -> Iterator[None]:
+    """Turn disk errors of a block into a StoreError with the path, the room left and what to do.
+
+    Args:
+        doing: What the block does, to follow "can't".
+        path: Where it does so.
+
+    Raises:
+        StoreError: If the block raised an OSError, or a library's own error that says the
+            disk is full.
+    """
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        if not _is_of_the_disk(error):
+            raise
+        raise StoreError(
+            f"can't {doing} at '{path}': {error} ({_free_bytes(path):,} bytes free there). Free some space "
+            "('hydrapress store gc --older-than DAYS'), mend the folder's permissions, or choose another "
+            "place with store.root=PATH; what the store holds is still whole"
+        ) from error
+
+
+def tree_size_bytes(path: Path) -> int:
+    """Add up the sizes of all files below a path; what vanishes meanwhile counts nothing."""
+    total = 0
+    for file in (path, *path.rglob("*")):
+        with suppress(OSError):
+            total += file.lstat().st_size if file.is_symlink() or file.is_file() else 0
+    return total
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """Tell disk errors apart; libraries that write files raise a full disk as errors of their own."""
+    return isinstance(error, OSError) or os.strerror(errno.ENOSPC) in str(error)
+
+
+def _free_bytes(path: Path) -> int:
+    for folder in (path, *path.parents):
+        with suppress(OSError):
+            return shutil.disk_usage(folder).free
+    return 0

@@ -1,0 +1,137 @@
+"""Database: MLflow's client, and the SQLite file under it, made once however many start."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+from hydrapress.errors import HydrapressError
+
+from .target import Target
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+__all__ = ["connect", "quiet_mlflow"]
+
+_LOCK_TIMEOUT_S = 300
+
+_ENVIRONMENT = {
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # the default retries for minutes, during which the job would stand still
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+}
+
+
+@contextlib.contextmanager
+def quiet_mlflow() -> Iterator[None]:
+    """Keep MLflow's and Alembic's log lines and warnings off the terminal."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # its import sets the level of its loggers, so it must come before ours
+        import mlflow  # noqa: F401
+
+        loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
+        levels = [logger.level for logger in loggers]
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def connect(target: Target) -> MlflowClient:
+    """Give a client; a SQLite file is made, migrated and set to WAL first.
+
+    Only hydrapress's own default database is migrated, after a copy of it was kept: another's
+    may be in use by another version of MLflow.
+
+    Raises:
+        HydrapressError: If the database can't be migrated.
+        mlflow.exceptions.MlflowException: If the place is no tracking store.
+    """
+    with quiet_mlflow():
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        path = target.database
+        if path is None:
+            return MlflowClient(target.uri)
+        if not _is_ready(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _lock(path):
+                if not path.exists() or path.stat().st_size == 0:
+                    _make(path, target)
+                _set_wal(path)
+        try:
+            return MlflowClient(target.uri)
+        except MlflowException as error:
+            if not target.is_default or "out-of-date database schema" not in str(error):
+                raise
+        with _lock(path):
+            _migrate(path, target.uri)
+        return MlflowClient(target.uri)
+
+
+def _lock(path: Path) -> FileLock:
+    return FileLock(f"{path}.lock", timeout=_LOCK_TIMEOUT_S)
+
+
+def _is_ready(path: Path) -> bool:
+    """Tell, without MLflow, whether a database was finished: WAL is set last."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return False
+    with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
+        return str(connection.execute("PRAGMA journal_mode").fetchone()[0]) == "wal"
+
+
+def _make(path: Path, target: Target) -> None:
+    """Make the database beside its place and rename it: killed half-way, it does not exist."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    store = SqlAlchemyStore(f"sqlite:///{fresh}", str(target.artifacts))
+    store.engine.dispose()
+    _set_wal(fresh)
+    os.replace(fresh, path)
+
+
+def _set_wal(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+
+
+def _migrate(path: Path, uri: str) -> None:
+    copy = path.with_name(f"{path.name}.before-migration")
+    with (
+        contextlib.closing(sqlite3.connect(path, timeout=30)) as source,
+        contextlib.closing(sqlite3.connect(copy)) as kept,
+    ):
+        source.backup(kept)
+    # MLflow's own command, as it is the one public way to do it
+    done = subprocess.run(
+        [sys.executable, "-m", "mlflow", "db", "upgrade", uri], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        last = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise HydrapressError(
+            f"{path}: made by an older MLflow and can't be migrated ({last}); a copy is kept in {copy.name}. "
+            "Move it away to start a fresh one"
+        )

@@ -1,0 +1,86 @@
+"""Splitting: seeded, stratified, disjoint parts of a data set, and its digest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import TensorDataset
+
+from hydrapress.errors import ConfigError
+from hydrapress.task import Split, Splits
+
+__all__ = ["digest_of", "images_to_splits", "stratified"]
+
+
+def stratified(
+    labels: np.ndarray, sizes: Mapping[Split, int], seed: int, *, what: str
+) -> dict[Split, np.ndarray]:
+    """Draw disjoint parts in which each class has its share; the rest is the training split.
+
+    Args:
+        labels: Class of each sample, ``(samples,)``.
+        sizes: Samples of each part but the training split, exact.
+        seed: Of the draw.
+        what: The data set's name, for messages.
+
+    Returns:
+        Sorted indices of each of the four splits.
+
+    Raises:
+        ConfigError: If a size is below 1 or nothing is left to train on.
+    """
+    wanted = sum(sizes.values())
+    if min(sizes.values()) < 1 or wanted >= len(labels):
+        asked = ", ".join(f"{split.value} {size}" for split, size in sizes.items())
+        raise ConfigError(
+            f"data {what}: can't split {len(labels)} samples into {asked} and a training split; "
+            "each needs at least 1 sample"
+        )
+    generator = np.random.default_rng(seed)
+    # one shuffled order in which every prefix holds the classes in proportion
+    position = np.empty(len(labels))
+    for each in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == each))
+        position[members] = (np.arange(len(members)) + generator.random()) / len(members)
+    order = np.argsort(position, kind="stable")
+    parts, start = {}, 0
+    for split, size in sizes.items():
+        parts[split] = np.sort(order[start : start + size])
+        start += size
+    return parts | {Split.TRAIN: np.sort(order[start:])}
+
+
+def digest_of(arrays: Sequence[np.ndarray], parts: Mapping[Split, np.ndarray]) -> str:
+    """Give the sha256 of samples and splits together."""
+    digest = hashlib.sha256()
+    named = [*((f"array {i}", a) for i, a in enumerate(arrays)), *sorted(parts.items())]
+    for name, array in named:
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def images_to_splits(
+    name: str, images: np.ndarray, labels: np.ndarray, parts: Mapping[Split, np.ndarray], *, largest: float
+) -> Splits:
+    """Make in-memory data sets of images scaled to 0..1.
+
+    Args:
+        name: The data set's name.
+        images: Grey images ``(samples, height, width)``, 0..largest.
+        labels: Classes ``(samples,)``.
+        parts: Indices of the four splits.
+        largest: The value that becomes 1.0.
+    """
+
+    def dataset(split: Split) -> TensorDataset:
+        chosen = parts[split]
+        scaled = torch.from_numpy(images[chosen].astype(np.float32)).div_(largest).unsqueeze(1)
+        return TensorDataset(scaled, torch.from_numpy(labels[chosen].astype(np.int64)))
+
+    made: dict[str, Any] = {split.value: dataset(split) for split in Split}
+    return Splits(name, digest_of([images, labels], parts), **made)
