@@ -18,14 +18,15 @@ from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
 from ._training_state import Progress, read_state, tensors_of, write_state
-from .artifacts import TorchModel
-from .context import Bar, Context
 from .errors import StageError
 from .task import Split
 from .training import Loss, Optimizer, TrainingPlan, rate_at
 
 if TYPE_CHECKING:
     from collections.abc import Sized
+
+    from .artifacts import TorchModel
+    from .context import Bar, Context
 
 __all__ = ["Loop"]
 
@@ -54,8 +55,8 @@ class Loop:
             accelerator = Accelerator(cpu=self.context.device == "cpu", mixed_precision="no", rng_types=[])
             if accelerator.device.type != self.context.device:
                 raise StageError(
-                    f"stage '{self.context.stage_id}': asked to train on '{self.context.device}', but accelerate "
-                    f"chose '{accelerator.device.type}'; check its environment variables (ACCELERATE_*)"
+                    f"stage '{self.context.stage_id}': asked to train on '{self.context.device}', but "
+                    f"accelerate chose '{accelerator.device.type}'; check the variables ACCELERATE_*"
                 )
             return self._run(accelerator)
 

@@ -41,6 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped. The same command goes on from the last finished stage.", file=sys.stderr)  # noqa: T201
         return _INTERRUPTED
+    except BrokenPipeError:
+        # whoever read stdout went away, as `| head` does; closing it again must not raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except HydrapressError as error:
         if show_all:
             raise

@@ -57,31 +57,29 @@ def without_sweeps(overrides: Sequence[str]) -> list[str]:
 
 
 def explained(error: Exception, overrides: Sequence[str]) -> ConfigError:
-    """Turn one of Hydra's composition errors into ours, with near names."""
-    text = _full_text(error)
+    """Turn one of Hydra's composition errors into ours: its message, then near names."""
     if isinstance(error, OverrideParseException):
         return ConfigError(f"Could not read the override '{error.override}': {error.message.splitlines()[0]}")
-    unknown_option = re.search(r"Could not find '([^']+)'", text)
-    unknown_group = re.search(r"Could not override '([^']+)'\.?\s*\n?No match in the defaults list", text)
-    unknown_key = re.search(r"Could not override '([^']+)'", text)
-    if unknown_option and "/" in unknown_option[1]:
-        group, _, name = unknown_option[1].rpartition("/")
-        hint = near_names(name, _options(group))
-        first = text[unknown_option.start() :].splitlines()[0].rstrip(".")
-        return ConfigError(f"{first}.{hint}")
-    if unknown_group:
-        slots = _keys_beside("stages.x", overrides)
-        known = [*_groups(), *(f"stage@stages.{slot}" for slot in slots)]
-        return ConfigError(
-            f"Could not override '{unknown_group[1]}': there is no such config group."
-            + near_names(unknown_group[1], known)
-        )
-    if unknown_key:
-        key = unknown_key[1]
-        reason = next((line.strip() for line in text.splitlines()[1:] if line.strip()), "")
-        hint = near_names(key.rpartition(".")[2], _keys_beside(key, overrides)) if "Key '" in reason else ""
-        return ConfigError(f"Could not override '{key}': {reason.rstrip('.')}.{hint}")
-    return ConfigError(text.strip() or repr(error))
+    text = _full_text(error)
+    lines = [line for line in text.splitlines() if not _NOISE.match(line)]
+    return ConfigError("\n".join(lines).rstrip() + _hint(text, overrides))
+
+
+_NOISE = re.compile(r"\s*(full_key:|object_type=|reference_type=|Config search path:|\s*provider=)")
+
+
+def _hint(text: str, overrides: Sequence[str]) -> str:
+    """Give the names nearest to the one that Hydra did not find; "" when it is no matter of names."""
+    if option := re.search(r"Could not find '(?:(.+)/)?([^/']+)'", text):
+        return near_names(option[2], _options(option[1] or ""))
+    if slot := re.search(r"Could not override '(\w+@[^']+)'", text):
+        return near_names(slot[1], [f"stage@stages.{name}" for name in _keys_beside("stages.x", overrides)])
+    if key := re.search(r"full_key: (\S+)", text) if "Key '" in text else None:
+        known = _keys_beside(key[1], overrides)
+        return near_names(key[1].rpartition(".")[2], known if "." in key[1] else [*known, *_options("")])
+    if absent := re.search(r"'([\w.]+)' does not exist", text):
+        return near_names(absent[1].rpartition(".")[2], _keys_beside(absent[1], overrides))
+    return ""
 
 
 def _full_text(error: BaseException) -> str:
@@ -128,12 +126,7 @@ def _keys_beside(key: str, overrides: Sequence[str]) -> list[str]:
 
 
 def _options(group: str) -> list[str]:
+    """List the options of a group; of "" the groups themselves."""
     with _initialized():
         loader = GlobalHydra.instance().config_loader()
-        return list(loader.get_group_options(group))
-
-
-def _groups() -> list[str]:
-    with _initialized():
-        repository = GlobalHydra.instance().config_loader().list_groups("")
-    return [str(group) for group in repository]
+        return list(loader.list_groups("") if not group else loader.get_group_options(group))

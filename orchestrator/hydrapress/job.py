@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from .config import Config, Device, task_from
 from .display import Display
@@ -84,13 +84,13 @@ def read_config(config: DictConfig) -> Config:
     Raises:
         ConfigError: If a value that must be given is not.
     """
-    parts = {name: value for name, value in config.items_ex(resolve=False) if name in Config.__annotations__}
-    parts.pop("stages", None)
+    names = [name for name in Config.__annotations__ if name != "stages" and name in config]
+    typed = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.masked_copy(config, names))
+    missing = sorted(key for key in OmegaConf.missing_keys(config) if key.partition(".")[0] in names)
+    if missing:
+        raise ConfigError([f"{key}: must be given" for key in missing])
     try:
-        typed = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(parts))
         return cast("Config", OmegaConf.to_object(typed))
-    except MissingMandatoryValue as error:
-        raise ConfigError(f"{error.full_key}: must be given") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key or 'config'}: {error.msg or error}") from error
 

@@ -187,6 +187,7 @@ def _plain(value: Any, where: str) -> Any:
         rows = [[_plain(name, where), _plain(item, where)] for name, item in value.items()]
         return {"items": sorted(rows, key=lambda row: canonical_json(row[0]))}
     raise PluginError(
-        f"{where} holds a {type(value).__name__} ({value!r}), which can't be part of a store key; use bool, int, "
-        "float, str, Path, an Enum, or lists, dicts and dataclasses of those, or declare it with setting(key=False)"
+        f"{where} holds a {type(value).__name__} ({value!r}), which can't be part of a store key; use bool, "
+        "int, float, str, Path, an Enum, or lists, dicts and dataclasses of those, or declare it with "
+        "setting(key=False)"
     )

@@ -29,7 +29,9 @@ def as_plain(value: object) -> Plain:
             return number
     if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
         return tuple(as_plain(item) for item in value)
-    raise TypeError(f"a {type(value).__name__} is no plain value (None, bool, int, float, str, tuples of those)")
+    raise TypeError(
+        f"a {type(value).__name__} is no plain value (None, bool, int, float, str, tuples of those)"
+    )
 
 
 def is_plain(value: object) -> bool:

@@ -11,12 +11,11 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from ._disk import as_store_errors
 from ._lease import Lease, LeaseTimes
@@ -131,7 +130,7 @@ class RemoteStore(Store):
             with suppress(MalformedManifest):
                 mark = self._read_mark(key)
                 if mark is not None:
-                    yield self._entry(mark.manifest)
+                    yield self.entry_of(mark.manifest)
 
     def verify(self) -> Iterator[tuple[str, list[str]]]:
         """Read every byte of every entry on the object store, changing nothing."""
@@ -242,27 +241,15 @@ class RemoteStore(Store):
                 problems += content_problems(manifest, draft / ARTIFACT)
                 if problems:
                     return None
-                self._commit(manifest, draft, self.place(manifest.key))
+                self.commit(manifest, draft)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-        return self._entry(manifest)
+        return self.entry_of(manifest)
 
-    def _put(
-        self,
-        claim: Claim,
-        write: Callable[[Path], Mapping[str, float]],
-        *,
-        stage: str,
-        format: str,
-        seconds: Callable[[], float],
-        label: str,
-    ) -> Entry:
-        entry = super()._put(claim, write, stage=stage, format=format, seconds=seconds, label=label)
-        if claim.entry is None:
-            theirs = self._fetch(claim.key)
-            if theirs is not None:
-                return theirs  # another machine was faster although the lease was ours; ours is dropped
-        return self._upload(entry)
+    def publish(self, claim: Claim, entry: Entry) -> Entry:
+        """Upload a new entry, unless another machine was faster although the lease was ours."""
+        theirs = self._fetch(claim.key) if claim.entry is None else None
+        return theirs or self._upload(entry)
 
     def _upload(self, entry: Entry) -> Entry:
         mark = _Mark(uuid.uuid4().hex, read_manifest(self.place(entry.key), entry.key))

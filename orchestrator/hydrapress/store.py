@@ -104,7 +104,27 @@ class Claim:
         Raises:
             StoreError: If the disk is full or may not be written; the store stays valid.
         """
-        return self._store._put(self, write, stage=stage, format=format, seconds=seconds, label=label)
+        store = self._store
+        draft = store.tmp / f"{self.key}.{uuid.uuid4().hex}"
+        try:
+            with as_store_errors(f"store the result of '{label}'", draft):
+                (draft / ARTIFACT).mkdir(parents=True)
+                metrics = write(draft / ARTIFACT)
+                manifest = Manifest(
+                    key=self.key,
+                    stage=stage,
+                    format=format,
+                    metrics={name: float(value) for name, value in metrics.items()},
+                    seconds=seconds(),
+                    created=datetime.now(UTC).isoformat(timespec="seconds"),
+                    label=label,
+                    files=record_files(draft / ARTIFACT),
+                )
+                store.commit(manifest, draft)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        store.discard(store.scratch / self.key)
+        return store.publish(self, store.entry_of(manifest))
 
 
 def log_warning(text: str) -> None:
@@ -184,7 +204,7 @@ class Store:
                     manifest = read_manifest(self.place(key), key)
             except MalformedManifest:
                 continue
-            yield self._entry(manifest)
+            yield self.entry_of(manifest)
 
     def verify(self) -> Iterator[tuple[str, list[str]]]:
         """Check every file of every entry, changing nothing.
@@ -242,9 +262,10 @@ class Store:
             except MalformedManifest as error:
                 return None, [f"'{MANIFEST}' {error}"]
             problems = content_problems(manifest, place / ARTIFACT)
-        return (None, problems) if problems else (self._entry(manifest), [])
+        return (None, problems) if problems else (self.entry_of(manifest), [])
 
-    def _entry(self, manifest: Manifest) -> Entry:
+    def entry_of(self, manifest: Manifest) -> Entry:
+        """Give the entry that a manifest describes."""
         return Entry(
             key=manifest.key,
             folder=self.place(manifest.key) / ARTIFACT,
@@ -278,49 +299,23 @@ class Store:
         with suppress(OSError):
             os.utime(entry.folder.parent / MANIFEST)
 
-    def _put(
-        self,
-        claim: Claim,
-        write: Callable[[Path], Mapping[str, float]],
-        *,
-        stage: str,
-        format: str,
-        seconds: Callable[[], float],
-        label: str,
-    ) -> Entry:
-        place = self.place(claim.key)
-        draft = self.tmp / f"{claim.key}.{uuid.uuid4().hex}"
-        try:
-            with as_store_errors(f"store the result of '{label}'", draft):
-                (draft / ARTIFACT).mkdir(parents=True)
-                metrics = dict(write(draft / ARTIFACT))
-                manifest = Manifest(
-                    key=claim.key,
-                    stage=stage,
-                    format=format,
-                    metrics=metrics,
-                    seconds=seconds(),
-                    created=datetime.now(UTC).isoformat(timespec="seconds"),
-                    label=label,
-                    files=record_files(draft / ARTIFACT),
-                )
-                self._commit(manifest, draft, place)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-        self.discard(self.scratch / claim.key)
-        return self._entry(manifest)
+    def publish(self, claim: Claim, entry: Entry) -> Entry:
+        """Let others see a new entry; gives the one that counts. Here the rename has done it."""
+        return entry
 
-    def _commit(self, manifest: Manifest, draft: Path, place: Path) -> None:
-        """Move a draft into place once every byte of it is on the disk."""
+    def commit(self, manifest: Manifest, draft: Path) -> None:
+        """Move a draft into place once every byte of it is on the disk; the key must be held."""
+        place = self.place(manifest.key)
         sync_tree(draft / ARTIFACT)
         (draft / MANIFEST).write_text(manifest.to_text(), encoding="utf-8")
         sync_path(draft / MANIFEST)
         sync_path(draft)
-        place.parent.mkdir(parents=True, exist_ok=True)
+        if not place.parent.is_dir():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            sync_path(self.root)
         self.discard(place)
         draft.rename(place)
         sync_path(place.parent)
-        sync_path(self.root)
 
     def discard(self, folder: Path) -> None:
         """Remove a folder so that nobody ever sees half of it."""

@@ -66,7 +66,7 @@ class TrainingPlan:
     warmup: float = setting(0.3, "fraction of the steps in which the learning rate rises", ge=0, lt=1)
     clip_norm: float = setting(0.0, "gradients are scaled down to this L2 norm; 0 leaves them", ge=0)
     patience: int = setting(
-        0, "stop after so many epochs without a better validation metric; 0 never does", unit="epochs", ge=0
+        0, "stop when no epoch was the best for so long; 0 never does", unit="epochs", ge=0
     )
     threads: int = setting(1, "CPU threads; the result's last bits depend on it", unit="threads", ge=1)
 

@@ -107,7 +107,8 @@ def _make(path: Path, target: Target) -> None:
 
     fresh = path.with_name(f".{path.name}.new")
     fresh.unlink(missing_ok=True)
-    store = SqlAlchemyStore(f"sqlite:///{fresh}", str(target.artifacts))
+    store = SqlAlchemyStore(  # type: ignore[no-untyped-call]  # MLflow gives it no types
+        f"sqlite:///{fresh}", str(target.artifacts))
     store.engine.dispose()
     _set_wal(fresh)
     os.replace(fresh, path)

@@ -36,7 +36,9 @@ class Target:
         """Read ``tracking``; the environment's ``MLFLOW_TRACKING_URI`` fills a missing ``uri``."""
         folder = Path(str(tracking.get("folder") or os.getcwd())).absolute()
         chosen = tracking.get("uri") or os.environ.get("MLFLOW_TRACKING_URI")
-        return cls.at(str(chosen), folder) if chosen else cls(f"{_SQLITE}{folder / 'mlflow.db'}", folder, True)
+        return (
+            cls.at(str(chosen), folder) if chosen else cls(f"{_SQLITE}{folder / 'mlflow.db'}", folder, True)
+        )
 
     @classmethod
     def at(cls, uri: str, folder: Path) -> Target:

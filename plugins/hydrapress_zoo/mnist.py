@@ -98,7 +98,8 @@ def fetch(url: str, path: Path, sha256: str, timeout_s: float) -> None:
             content = response.read(_LARGEST_BYTES)
     except (OSError, urllib.error.URLError, ValueError) as error:
         raise ConfigError(
-            f"data: '{url}' can't be fetched ({error}); set data.args.url, or put the file at '{path}' yourself"
+            f"data: '{url}' can't be fetched ({error}); set data.args.url, or put the file "
+            f"at '{path}' yourself"
         ) from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
@@ -148,10 +149,10 @@ def _splits_of_folder(name: str, folder: Path, seed: int, hint: str) -> Splits:
         raise ConfigError(f"data {name}: '{folder}' has no {', '.join(missing)}; {hint}")
     found = {role: read_idx(path, 3 if "images" in role else 1) for role, path in paths.items() if path}
     for part in ("train", "test"):
-        images, labels = len(found[f"{part} images"]), len(found[f"{part} labels"])
-        if images != labels:
+        counts = len(found[f"{part} images"]), len(found[f"{part} labels"])
+        if counts[0] != counts[1]:
             raise ConfigError(
-                f"data {name}: {images} {part} images and {labels} labels in '{folder}'; {hint}"
+                f"data {name}: {counts[0]} {part} images and {counts[1]} labels in '{folder}'; {hint}"
             )
     sizes = {Split.VALIDATION: 5000, Split.CALIBRATION: 1000}
     parts = stratified(found["train labels"], sizes, seed, what=name)
@@ -169,8 +170,7 @@ def _present(folder: Path, file: str) -> Path | None:
 
 def _unpacked(path: Path) -> bytes:
     """Read at most the allowed number of bytes, so that a bomb can't fill the memory."""
-    opened = gzip.open(path) if path.suffix == ".gz" else path.open("rb")
-    with opened as file:
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         content: bytes = file.read(_LARGEST_BYTES + 1)
     if len(content) > _LARGEST_BYTES:
         raise OSError(f"it unpacks to more than {_LARGEST_BYTES} bytes")

@@ -65,8 +65,8 @@ def _parser() -> argparse.ArgumentParser:
         "gc",
         parents=[common],
         help="remove what killed processes left, and old entries if asked",
-        description="Remove half-written folders, scratch folders of stages that nobody runs, corrupt entries "
-        "that were set aside and, with --older-than, entries that were not used for so long.",
+        description="Remove half-written folders, scratch folders of stages that nobody runs, corrupt "
+        "entries that were set aside and, with --older-than, entries that were not used for so long.",
     )
     gc.add_argument(
         "--older-than", metavar="DAYS", type=_days, help="also remove entries not used for so many days"
@@ -97,13 +97,17 @@ def _open(root: str) -> Store:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    sys.stderr.write(f"{text}\n")
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
 
 
 def _ls(store: Store, *, as_json: bool) -> int:
     entries = sorted(store.entries(), key=lambda entry: (entry.created, entry.key))
     if as_json:
-        print(json.dumps([_row(entry) for entry in entries], indent=1))
+        _print(json.dumps([_row(entry) for entry in entries], indent=1))
         return 0
     from rich import box
     from rich.console import Console
@@ -144,9 +148,9 @@ def _verify(store: Store, *, as_json: bool) -> int:
     results = list(_shown(store.verify(), quiet=as_json))
     corrupt = {key: problems for key, problems in results if problems}
     if as_json:
-        print(json.dumps({"checked": len(results), "corrupt": corrupt}, indent=1))
+        _print(json.dumps({"checked": len(results), "corrupt": corrupt}, indent=1))
     else:
-        print(f"{len(results)} entries checked, {len(corrupt)} corrupt")
+        _print(f"{len(results)} entries checked, {len(corrupt)} corrupt")
     if corrupt:
         _say("Nothing was changed; a corrupt entry is set aside and computed again when a run needs it.")
     return 1 if corrupt else 0
@@ -155,18 +159,18 @@ def _verify(store: Store, *, as_json: bool) -> int:
 def _shown(results: Iterator[tuple[str, list[str]]], *, quiet: bool) -> Iterator[tuple[str, list[str]]]:
     for key, problems in results:
         if problems and not quiet:
-            print(f"{key[:_SHORT]} is corrupt: {'; '.join(problems)}")
+            _print(f"{key[:_SHORT]} is corrupt: {'; '.join(problems)}")
         yield key, problems
 
 
 def _gc(store: Store, older_than_days: float | None, *, dry_run: bool, as_json: bool) -> int:
     report = store.gc(older_than_days=older_than_days, dry_run=dry_run)
     if as_json:
-        print(json.dumps(asdict(report), indent=1))
+        _print(json.dumps(asdict(report), indent=1))
         return 0
     verb = "would free" if dry_run else "freed"
-    print(
-        f"{verb} {report.freed_bytes:,} bytes: {len(report.entries)} entries, {report.temporary} half-written "
-        f"folders, {report.scratch} scratch folders, {report.corrupt} corrupt entries"
+    _print(
+        f"{verb} {report.freed_bytes:,} bytes: {len(report.entries)} entries, {report.temporary} "
+        f"half-written folders, {report.scratch} scratch folders, {report.corrupt} corrupt entries"
     )
     return 0

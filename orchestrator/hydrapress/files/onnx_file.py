@@ -76,6 +76,12 @@ def parse_onnx(path: Path) -> ModelProto:
     # a cut at the border of two fields still parses, but the fields after it are gone
     if not (model.ir_version and model.HasField("graph") and model.graph.node and model.opset_import):
         raise ModelError(f"{path}: is no whole ONNX file (graph or opset is missing); export it again")
+    known = {entry.domain or "ai.onnx" for entry in model.opset_import}
+    missing = {node.domain or "ai.onnx" for node in model.graph.node} - known
+    if missing:
+        raise ModelError(
+            f"{path}: is no whole ONNX file (no opset of {sorted(map(str, missing))}); export it again"
+        )
     return model
 
 

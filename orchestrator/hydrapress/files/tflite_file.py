@@ -77,8 +77,7 @@ def count_operators(path: Path) -> Operators:
         floating: list[str] = []
         for index in range(_bounded(graph.OperatorsLength(), data)):
             operator = graph.Operators(index)
-            code = model.OperatorCodes(operator.OpcodeIndex())
-            kind = codes.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "?")
+            kind = codes.get(_code(model.OperatorCodes(operator.OpcodeIndex())), "?")
             if kind in _CONVERSIONS or not operator.OutputsLength():
                 continue
             output = graph.Tensors(operator.Outputs(0))
@@ -118,7 +117,17 @@ def _parse(schema: Any, path: Path, data: bytes) -> Any:
     # a file without a graph, or that tells of more entries than it has bytes, is not whole
     if not model.SubgraphsLength() or not _bounded(model.Subgraphs(0).TensorsLength(), data):
         raise ModelError(f"{path}: is no whole TFLite file (it holds no graph); export it again")
+    # both raise where the file ends too early
+    for number in range(_bounded(model.BuffersLength(), data)):
+        _bytes_of(model.Buffers(number), data)
+    for number in range(_bounded(model.OperatorCodesLength(), data)):
+        _code(model.OperatorCodes(number))
     return model
+
+
+def _code(entry: Any) -> int:
+    # the older of the two fields is a byte; files of today fill both as far as they can
+    return max(int(entry.BuiltinCode()), int(entry.DeprecatedBuiltinCode()))
 
 
 def _bounded(count: int, data: bytes) -> int:
@@ -128,22 +137,21 @@ def _bounded(count: int, data: bytes) -> int:
 
 
 def _raw(path: Path, model: Any, tensor: Any, data: bytes) -> np.ndarray | None:
-    import numpy as np
-
     number = tensor.Buffer()
-    if number >= _bounded(model.BuffersLength(), data):
+    if number >= model.BuffersLength():
         raise ValueError(f"tensor '{_name(tensor)}' is in buffer {number}, which does not exist")
-    buffer = model.Buffers(number)
     if tensor.Sparsity() is not None:
         raise ModelError(f"{path}: '{_name(tensor)}' is sparsely encoded, which is not supported")
-    raw: np.ndarray | None = None
+    return _bytes_of(model.Buffers(number), data)
+
+
+def _bytes_of(buffer: Any, data: bytes) -> np.ndarray | None:
+    """Give a buffer's bytes without copying; ``None`` when it is empty."""
+    import numpy as np
+
     if buffer.Offset() > 1:  # behind the flatbuffer, in the same file; 0 and 1 mean inside
-        start, size = buffer.Offset(), buffer.Size()
-        if start + size > len(data):
-            raise ValueError(f"tensor '{_name(tensor)}' ends at {start + size} of {len(data)} bytes")
-        raw = np.frombuffer(data, dtype=np.uint8, count=size, offset=start)
-    elif buffer.DataLength():
-        raw = buffer.DataAsNumpy()
+        return np.frombuffer(data, dtype=np.uint8, count=buffer.Size(), offset=buffer.Offset())
+    raw: np.ndarray | None = buffer.DataAsNumpy() if buffer.DataLength() else None
     return raw
 
 
