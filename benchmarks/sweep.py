@@ -46,7 +46,8 @@ def main() -> None:
         assert code == 0
         print(
             f"{len(SPARSITIES)} jobs: {taken:.1f} s; their {seconds.runs} different stages: "
-            f"{seconds.total:.1f} s ({seconds.cached} taken from the store): {taken / seconds.total:.3f}x   (budget {BUDGET}x)"
+            f"{seconds.total:.1f} s ({seconds.cached} taken from the store): "
+            f"{taken / seconds.total:.3f}x   (budget {BUDGET}x)"
         )
 
 

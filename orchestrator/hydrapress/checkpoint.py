@@ -23,11 +23,12 @@ from ._rng import isolated_rng
 from ._sameness import holds_meta_tensor
 from .architecture import Architecture
 from .artifacts import Factory, Signature, TorchModel
+from .comparison import find_surgery
 from .errors import HydrapressError, ModelError
 from .invariants import load_invariants, save_invariants
 from .modeling import output_tensors
 from .plugins import import_path, installed_plugins
-from .surgery import apply_surgery, find_surgery
+from .surgery import apply_surgery
 
 if TYPE_CHECKING:
     from .plugins import Plugins
@@ -121,22 +122,28 @@ def _module_of(path: str) -> str:
 
 def _fresh_module(make: Callable[..., Any], factory: Factory) -> nn.Module:
     """Make the factory's module, without memory for its tensors where that works."""
-    try:
-        with warnings.catch_warnings(), torch.device("meta"), isolated_rng(0):
-            warnings.simplefilter("ignore")
-            module = make(**factory.args)
-        if isinstance(module, nn.Module) and not holds_meta_tensor(module):
-            return module
-    except Exception:  # noqa: S110 - it looks into its tensors, so it needs real ones
-        pass
+    without_data = _without_data(make, factory)
+    if without_data is not None:
+        return without_data
     try:
         with isolated_rng(0):
-            module = make(**factory.args)
+            module: Any = make(**factory.args)
     except Exception as error:  # a factory is third-party code
         raise ModelError(f"factory '{factory.name}' failed with {dict(factory.args)}: {error}") from error
     if not isinstance(module, nn.Module):
         raise ModelError(f"factory '{factory.name}' gives a {type(module).__name__}, not a torch.nn.Module")
     return module
+
+
+def _without_data(make: Callable[..., Any], factory: Factory) -> nn.Module | None:
+    """Make the module on the meta device; ``None`` if its factory needs real numbers."""
+    try:
+        with warnings.catch_warnings(), torch.device("meta"), isolated_rng(0):
+            warnings.simplefilter("ignore")
+            module = make(**factory.args)
+    except Exception:  # whatever it is, making it with data tells for sure
+        return None
+    return module if isinstance(module, nn.Module) and not holds_meta_tensor(module) else None
 
 
 def _slots(module: nn.Module) -> Iterator[tuple[str, torch.Tensor | None]]:
@@ -227,8 +234,8 @@ def _fill(
             learns = prefix + name not in frozen
             if learns and not (tensors[source].is_floating_point() or tensors[source].is_complex()):
                 raise ModelError(
-                    f"{folder / WEIGHTS_FILE}: parameter '{prefix + name}' is of type {tensors[source].dtype}, "
-                    "which takes no gradient, but is not said to be frozen"
+                    f"{folder / WEIGHTS_FILE}: parameter '{prefix + name}' is of type "
+                    f"{tensors[source].dtype}, which takes no gradient, but is not said to be frozen"
                 )
             parameter = parameters.setdefault(source, nn.Parameter(tensors[source], requires_grad=learns))
             setattr(submodule, name, parameter)  # recurrent layers keep a second list up to date this way

@@ -82,13 +82,10 @@ def read_config(config: DictConfig) -> Config:
     """Give the typed config; ``stages`` stays as Hydra composed it.
 
     Raises:
-        ConfigError: If a value that must be given is not.
+        ConfigError: If a value is of another type.
     """
     names = [name for name in Config.__annotations__ if name != "stages" and name in config]
     typed = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.masked_copy(config, names))
-    missing = sorted(key for key in OmegaConf.missing_keys(config) if key.partition(".")[0] in names)
-    if missing:
-        raise ConfigError([f"{key}: must be given" for key in missing])
     try:
         return cast("Config", OmegaConf.to_object(typed))
     except OmegaConfBaseException as error:

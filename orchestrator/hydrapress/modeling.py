@@ -116,7 +116,7 @@ def _plain_operators() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.backends.mkldnn.flags(enabled=False):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        with torch.backends.mkldnn.flags(enabled=False):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -163,8 +163,8 @@ def _signature(module: nn.Module, inputs: tuple[torch.Tensor, ...], factory: str
         ) from error
     if not outputs[0].shape or outputs[0].shape[0] != batch:
         raise ModelError(
-            f"the module of factory '{factory}' gives an output of shape {tuple(outputs[0].shape)} for inputs "
-            f"{shapes}; its first axis must be the batch ({batch})"
+            f"the module of factory '{factory}' gives an output of shape {tuple(outputs[0].shape)} for "
+            f"inputs {shapes}; its first axis must be the batch ({batch})"
         )
     names = _input_names(module, len(inputs))
     output_names = ["output"] if len(outputs) == 1 else [f"output_{i}" for i in range(len(outputs))]

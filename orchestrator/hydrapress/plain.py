@@ -9,7 +9,7 @@ from typing import TypeAlias, Union
 
 __all__ = ["Plain", "as_json", "as_plain", "fit", "is_plain", "same_plain"]
 
-Plain: TypeAlias = Union[None, bool, int, float, str, "tuple[Plain, ...]"]
+Plain: TypeAlias = Union[bool, int, float, str, "tuple[Plain, ...]", None]
 """None, bool, int, float, str, or tuples of those (lists are taken as tuples)."""
 
 

@@ -69,11 +69,6 @@ def test_a_custom_model_without_a_target_must_be_given_one() -> None:
         task_from(read_config(compose_config(["model=custom"])), installed_plugins())
 
 
-def test_a_value_that_is_missing_is_named() -> None:
-    with pytest.raises(ConfigError, match="seed: must be given"):
-        read_config(compose_config(["seed=???"]))
-
-
 def test_every_kind_of_installed_stage_is_an_option_of_its_group() -> None:
     compose_config()
     repository = ConfigStore.instance().repo["stage"]

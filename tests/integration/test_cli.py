@@ -1,0 +1,137 @@
+"""The command line, in processes of its own: exit codes, stdout and what an error looks like."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "onnx", "onnxruntime", "mlflow", "litert_torch")
+
+
+def hydrapress(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-m", "hydrapress.cli", *arguments],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["plugins"], ["explain", "pruner/magnitude"], ["graph", "--no-store"]]
+)
+def test_looking_around_imports_nothing_heavy(arguments: list[str], workdir: Path) -> None:
+    code = (
+        "import sys; from hydrapress.cli import main; code = main(sys.argv[1:])\n"
+        f"heavy = [m for m in {HEAVY!r} if m in sys.modules]\n"
+        "sys.exit(repr(heavy) if heavy else code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_shows_groups_and_ends_with_a_command_to_try(workdir: Path) -> None:
+    done = hydrapress("--help", cwd=workdir)
+    assert done.returncode == 0
+    assert "stage/pruner: magnitude" in done.stdout
+    assert done.stdout.rstrip().endswith("Try: hydrapress stages.prune.sparsity=0.95")
+
+
+def test_the_composed_config_and_its_defaults_can_be_seen(workdir: Path) -> None:
+    assert "use: pruner/magnitude" in hydrapress("--cfg", "job", cwd=workdir).stdout
+    assert "pipeline/prune_int8" in hydrapress("--info", "defaults", cwd=workdir).stdout
+
+
+@pytest.mark.parametrize("flags", [[], ["--help"], ["--cfg", "job"]])
+def test_an_unknown_override_gets_near_names_also_under_help(flags: list[str], workdir: Path) -> None:
+    done = hydrapress(*flags, "stages.prune.sparsty=0.5", cwd=workdir)
+    assert done.returncode == 2
+    assert "Could not override 'stages.prune.sparsty'" in done.stderr
+    assert "Did you mean 'sparsity'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stages.prune.sparsity=1.5"], "'sparsity' is 1.5; it must satisfy 0 <= sparsity < 1"),
+        (["model.weights=missing.safetensors"], "no file at 'missing.safetensors'"),
+        (["stages.int8.inputs=tflite"], "port 'model' takes OnnxModel, but 'tflite'"),
+        (["pipeline=empty"], "the pipeline has no stage"),
+        (["device=cuda"], "device: 'cuda' is not available here; available: auto, cpu"),
+        (["prun"], "'prun' is no command"),
+        (["explain", "pruner/magnitud"], "Did you mean 'pruner/magnitude'"),
+        (["seed=[1"], "Could not read the override 'seed=[1'"),
+    ],
+)
+def test_bad_input_gets_its_message_and_exit_2(overrides: list[str], message: str, workdir: Path) -> None:
+    done = hydrapress(*overrides, cwd=workdir)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_all_is_shown_when_asked_for(workdir: Path) -> None:
+    done = hydrapress("stages.prune.sparsity=1.5", cwd=workdir, HYDRA_FULL_ERROR="1")
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+    assert "GraphError" in done.stderr
+
+
+def test_data_that_is_not_there_says_how_to_install_it(workdir: Path) -> None:
+    done = hydrapress("data=fashion_mnist", "data.args.folder=nowhere", cwd=workdir)
+    assert done.returncode == 2
+    assert "nowhere" in done.stderr
+    assert "dataset-fashion-mnist" in done.stderr
+
+
+def test_the_graph_as_text_and_as_a_drawing(workdir: Path) -> None:
+    done = hydrapress("graph", "--no-store", "stages.prune.enabled=false", cwd=workdir)
+    assert "  recover: trainer/finetune(train) -> TorchModel" in done.stdout
+    assert "- prune: disabled, train stands in" in done.stdout
+    drawn = hydrapress("graph", "--no-store", "--svg", "graph.svg", cwd=workdir)
+    assert drawn.returncode == 0
+    picture = (workdir / "graph.svg").read_text()
+    assert picture.startswith("<svg")
+    assert ">tflite_int8<" in picture
+
+
+def test_plugins_and_explain_as_json(workdir: Path) -> None:
+    offers = json.loads(hydrapress("plugins", "--json", cwd=workdir).stdout)
+    assert {"stage", "backend", "model", "data set", "task"} == {offer["what"] for offer in offers}
+    about = json.loads(hydrapress("explain", "pruner/magnitude", "--json", cwd=workdir).stdout)
+    sparsity = next(field for field in about["fields"] if field["name"] == "sparsity")
+    assert sparsity["range"] == "0 <= x < 1"
+    assert about["paper"]
+
+
+def test_completion_of_a_slot_in_a_real_shell(workdir: Path) -> None:
+    """A user types the slot; Hydra alone completes only the group's own name."""
+    script = f"""
+        hydrapress() {{ "{sys.executable}" -m hydrapress.cli "$@"; }}
+        export COMP_LINE='hydrapress stage@stages.prune=pru' COMP_POINT=33
+        hydrapress -sc query=bash
+        export COMP_LINE='hydrapress pipeline=prune_' COMP_POINT=26
+        hydrapress -sc query=bash
+    """
+    done = subprocess.run(["bash", "-c", script], cwd=workdir, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["stage@stages.prune=pruner/magnitude", "pipeline=prune_int8"]
+
+
+def test_doctor_names_every_backend(workdir: Path) -> None:
+    done = hydrapress("doctor", "--json", cwd=workdir)
+    assert done.returncode == 0
+    for backend in ("torch-eager", "onnxruntime-cpu", "litert-cpu"):
+        assert backend in done.stdout
