@@ -26,8 +26,8 @@ class Sameness:
 
     def __init__(self, module: nn.Module, fresh: nn.Module) -> None:
         """Remember where the submodules of both lie."""
-        self._paths = {id(m): path for path, m in module.named_modules()}
-        self._fresh_paths = {id(m): path for path, m in fresh.named_modules()}
+        self._paths: dict[int, str] = {id(m): path for path, m in module.named_modules()}
+        self._fresh_paths: dict[int, str] = {id(m): path for path, m in fresh.named_modules()}
         self._tensors = {id(p) for p in [*module.parameters(), *module.buffers()]}
         self.references: list[tuple[nn.Module, str]] = []
 

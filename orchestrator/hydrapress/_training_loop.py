@@ -89,6 +89,8 @@ class Loop:
             tensor.copy_(progress.best[name])
         # sequenced so: unwrapping first, then off the device, then out of training mode
         trained: nn.Module = accelerator.unwrap_model(module).to("cpu").eval()
+        # accelerate's own mark is no part of the model
+        trained.__dict__.pop("_is_accelerate_prepared", None)
         return replace(self.model, module=trained)
 
     def _epoch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ __all__ = ["hydra_job", "run_hydra"]
 
 def hydra_job(config: DictConfig) -> Any:
     """Run one job under Hydra and print its result on stdout."""
+    # libraries warn of what users can't change; the job's log keeps it
+    logging.captureWarnings(True)
     hydra_config = HydraConfig.get()
     in_sweep = hydra_config.mode is RunMode.MULTIRUN
     overrides = list(hydra_config.overrides.task)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -97,6 +97,7 @@ class Task:
     make_objective: Callable[[], Objective]
     seed: int
     trust: tuple[str, ...] = ()
+    objective_args: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def splits(self) -> Splits:
@@ -151,6 +152,7 @@ class Task:
             "weights": file_sha256(self.weights) if self.weights else None,
             "data": self.splits.digest,
             "objective": f"{type(self.objective).__module__}.{type(self.objective).__qualname__}",
+            "objective_args": dict(self.objective_args),
             "seed": self.seed,
         }
 

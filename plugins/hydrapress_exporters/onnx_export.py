@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 import torch
-from hydrapress.modeling import count_macs, count_parameters
 
 from hydrapress.artifacts import OnnxModel, Precision, TorchModel
 from hydrapress.errors import ModelError
 from hydrapress.files.locate import locate, parameter_arrays
 from hydrapress.files.onnx_file import MAX_BYTES, read_tensors
+from hydrapress.modeling import count_macs, count_parameters
 from hydrapress.quiet import quiet
 
 from .parity import check_parity, run_torch

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hydrapress.modeling import count_macs, count_parameters
-
 from hydrapress.artifacts import Precision, Signature, TensorSpec, TFLiteModel, TorchModel
 from hydrapress.errors import BackendError, ModelError
 from hydrapress.files.locate import locate, parameter_arrays
 from hydrapress.files.tflite_file import MAX_BYTES, read_tensors
+from hydrapress.modeling import count_macs, count_parameters
 from hydrapress.quiet import quiet
 
 from .parity import check_parity, run_torch
@@ -41,9 +40,7 @@ def export_tflite(model: TorchModel, tolerance: float, parity_samples: int, cont
     path = context.scratch / TFLiteModel.file_name
     to_tflite(module, tuple(t[:1] for t in samples), path)
     signature, outputs = _run_file(path, samples)
-    expected = [run_torch(module, [t[i : i + 1] for t in samples]) for i in range(len(samples[0]))]
-    flat = [array for sample in expected for array in sample]
-    check_parity(flat, outputs, tolerance, "the TFLite file", context)
+    check_parity(run_torch(module, samples), outputs, tolerance, "the TFLite file", context)
     return TFLiteModel(
         signature=signature,
         invariants=model.invariants,
@@ -83,8 +80,10 @@ def to_tflite(module: torch.nn.Module, example: tuple[torch.Tensor, ...], path: 
 
 
 def _run_file(path: Path, samples: Sequence[torch.Tensor]) -> tuple[Signature, list[np.ndarray]]:
-    """Read the file's signature and give its outputs for each sample in turn."""
-    outputs: list[np.ndarray] = []
+    """Read the file's signature and give its outputs, batched again from sample by sample."""
+    import numpy as np
+
+    rows: list[list[np.ndarray]] = []
     try:
         with quiet():
             from ai_edge_litert.interpreter import Interpreter
@@ -100,11 +99,12 @@ def _run_file(path: Path, samples: Sequence[torch.Tensor]) -> tuple[Signature, l
                     for name, t in zip(names, samples, strict=True)
                 }
                 given = runner(**feeds)
-                outputs += [given[name].copy() for name in result_names]
+                rows.append([given[name].copy() for name in result_names])
     except Exception as error:  # the interpreter raises ValueError and RuntimeError alike
         raise ModelError(
             f"LiteRT does not run the converted file: {type(error).__name__}: {error}"
         ) from error
+    outputs = [np.concatenate(column) for column in zip(*rows, strict=True)]
     return Signature(_specs(inputs, names), _specs(results, result_names)), outputs
 
 

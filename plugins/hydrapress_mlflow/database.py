@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
-from hydrapress.errors import HydrapressError
 
-from .target import Target
+from hydrapress.errors import HydrapressError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from .target import Target
 
 __all__ = ["connect", "quiet_mlflow"]
 
@@ -108,7 +109,8 @@ def _make(path: Path, target: Target) -> None:
     fresh = path.with_name(f".{path.name}.new")
     fresh.unlink(missing_ok=True)
     store = SqlAlchemyStore(  # type: ignore[no-untyped-call]  # MLflow gives it no types
-        f"sqlite:///{fresh}", str(target.artifacts))
+        f"sqlite:///{fresh}", str(target.artifacts)
+    )
     store.engine.dispose()
     _set_wal(fresh)
     os.replace(fresh, path)

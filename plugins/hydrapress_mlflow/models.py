@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
-from hydrapress.artifacts import file_sha256
 
-from .operations import LogModel
+from hydrapress.artifacts import file_sha256
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
     from mlflow.models import Model, ModelSignature
+
+    from .operations import LogModel
 
 __all__ = ["KEY_TAG", "record_model", "sealed"]
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,16 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from hydrapress.artifacts import Factory, Model, OnnxModel, Report, Signature, TensorSpec, TFLiteModel
+from hydrapress.artifacts import (
+    Factory,
+    Model,
+    OnnxModel,
+    Report,
+    Signature,
+    TensorSpec,
+    TFLiteModel,
+    TorchModel,
+)
 from hydrapress.backend import Backend
 from hydrapress.context import Bar, Context, Services
 from hydrapress.errors import BackendError, ConfigError
@@ -24,6 +35,7 @@ from hydrapress.moments import RunInfo
 from hydrapress.task import Objective, Splits, Task
 from hydrapress_backends.onnxruntime import OnnxRuntimeCpu
 from hydrapress_backends.stages import Benchmark
+from hydrapress_backends.torch_eager import TorchEager
 
 FEATURES, CLASSES, SAMPLES = 16, 4, 37
 
@@ -222,7 +234,7 @@ def abacus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     folder.mkdir()
     (folder / "abacus_backends.py").write_text(BACKENDS, encoding="utf-8")
     monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(__import__("sys").modules, "abacus_backends", raising=False)
+    monkeypatch.delitem(sys.modules, "abacus_backends", raising=False)
     return importlib.import_module("abacus_backends")
 
 
@@ -347,6 +359,37 @@ def test_stopping_ends_every_worker(context: Context, services: FakeServices, tm
     with pytest.raises(KeyboardInterrupt):
         measure({"dense": make_onnx(tmp_path, "dense")}, [OnnxRuntimeCpu()], protocol, context=context)
     assert list(context.scratch.iterdir()) == []
+
+
+def test_a_torch_model_of_the_users_own_code_beside_its_onnx_file(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker trusts what the task trusts, and imports from where the parent does."""
+    source = f"import torch\ndef net():\n    return torch.nn.Linear({FEATURES}, {CLASSES}, bias=False)\n"
+    (tmp_path / "own_nets.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("own_nets").net()
+    with torch.no_grad():
+        module.weight.copy_(torch.from_numpy(make_weights().T))
+    onnx_model = make_onnx(tmp_path, "dense")
+    model = TorchModel(onnx_model.signature, module=module, factory=Factory("own_nets:net"))
+    backends = [TorchEager(), OnnxRuntimeCpu()]
+    models = {"dense": model, "onnx": onnx_model}
+
+    trusting = replace(context, task=replace(context.task, trust=("own_nets",)))
+    rows = measure(models, backends, QUICK, context=trusting)
+    assert [(r.model_id, r.backend, r.problem) for r in rows] == [
+        ("dense", "torch-eager", None),
+        ("onnx", "onnxruntime-cpu", None),
+    ]
+    assert [row.metrics["accuracy"] for row in rows] == pytest.approx([34 / 37, 34 / 37])
+    # ONNX Runtime has no other model, so this file is its own baseline; sizes share the first
+    assert rows[1].metrics["speedup"] == 1
+    assert rows[1].metrics["size_ratio"] == rows[0].metrics["size_bytes"] / rows[1].metrics["size_bytes"]
+
+    refused, fine = measure(models, backends, QUICK, context=context)
+    assert "own_nets" in (refused.problem or "")
+    assert fine.problem is None
 
 
 def test_a_small_budget_takes_fewer_starts_and_says_so(

@@ -69,9 +69,7 @@ def context_of(
     splits: Callable[[], Splits] = digits,
     objective: Objective | None = None,
 ) -> Context:
-    task = Task(
-        Factory("net", {}), None, small_net, splits, lambda: objective or Classification(), seed
-    )
+    task = Task(Factory("net", {}), None, small_net, splits, lambda: objective or Classification(), seed)
     run = RunInfo("run", "tests", scratch, {}, {})
     return Context(task, run, "stage", "cpu", seed, scratch, (), services or RecordingServices())
 

@@ -11,6 +11,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from hydrapress import keys
 from hydrapress.artifacts import TorchModel
 from hydrapress.context import Context
@@ -18,8 +21,6 @@ from hydrapress.errors import PluginError
 from hydrapress.keys import Scope, canonical_json, library_version, source_digest, stage_key
 from hydrapress.settings import setting
 from hydrapress.stage import Pruner
-from hypothesis import given
-from hypothesis import strategies as st
 
 SCOPE = Scope(task={"factory": "lenet5", "args": {}, "data": "d1"}, device="cpu", seed=0, hardware="h1")
 
@@ -182,7 +183,9 @@ def test_a_field_that_is_no_plain_value_is_refused(value: object) -> None:
 
         thing: object = None
 
-    with pytest.raises(PluginError, match="pruner/odd: field 'thing' holds a .*can't be part of a store key"):
+    with pytest.raises(
+        PluginError, match=r"pruner/odd: field 'thing' holds a .*can't be part of a store key"
+    ):
         key(Odd(thing=value))
 
 
@@ -232,7 +235,7 @@ def test_code_without_a_file_never_has_the_same_digest_twice(monkeypatch: pytest
 
 def test_another_process_with_another_hash_seed_finds_the_same_key() -> None:
     code = (
-        "from hydrapress.artifacts import LayerBits; from hydrapress.keys import *; from hydrapress.stage import *;"
+        "from hydrapress.keys import *; from hydrapress.stage import *;"
         "print(stage_key(Pruner(), {'b': ['x'], 'a': ['y']}, scope=Scope({'z': 1, 'y': [2]}, 'cpu', 0, 'h')))"
     )
     found = {

@@ -16,12 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from hydrapress._manifest import FileRecord, MalformedManifest, Manifest
 from hydrapress.companions.store import main
 from hydrapress.errors import StoreError
 from hydrapress.store import Entry, Store, open_store
-from hypothesis import given
-from hypothesis import strategies as st
 
 KEY = hashlib.sha256(b"one").hexdigest()
 OTHER = hashlib.sha256(b"two").hexdigest()
@@ -80,7 +81,8 @@ def test_nothing_but_the_entry_and_its_lock_stays(store: Store) -> None:
 
 def test_looking_makes_no_folder(store: Store) -> None:
     assert store.get(KEY) is None
-    assert list(store.entries()) == list(store.verify()) == []
+    assert list(store.entries()) == []
+    assert list(store.verify()) == []
     assert store.gc(older_than_days=0).freed_bytes == 0
     assert not store.root.exists()
 
@@ -113,8 +115,9 @@ def test_a_stage_that_fails_leaves_its_scratch_and_nothing_else(store: Store) ->
         (folder / "half").write_text("half")
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError), store.claim(KEY) as claim:
+    with store.claim(KEY) as claim:
         (claim.scratch / "epoch_1").write_text("resume here")
+    with pytest.raises(ZeroDivisionError), store.claim(KEY) as claim:
         claim.put(fail, stage="s", format="torch", seconds=lambda: 0.0, label="l")
     assert store.get(KEY) is None
     assert list(store.tmp.iterdir()) == []
@@ -384,7 +387,7 @@ def test_open_store_takes_a_folder_a_file_url_and_refuses_unknown_protocols(tmp_
     assert type(open_store(tmp_path)) is type(open_store(f"file://{tmp_path}")) is Store
     assert open_store(f"file://{tmp_path}").root == tmp_path
     with pytest.raises(
-        StoreError, match="no file system for the store 'carrier-pigeon://coop'.*store.root=PATH"
+        StoreError, match=r"no file system for the store 'carrier-pigeon://coop'.*store\.root=PATH"
     ):
         open_store("carrier-pigeon://coop")
 
@@ -496,7 +499,7 @@ def test_gc_refuses_what_is_no_number_of_days(days: str, capsys: pytest.CaptureF
 
 
 def test_a_missing_store_is_named_and_not_made(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="there is no store at .*missing'; run a pipeline first"):
+    with pytest.raises(StoreError, match=r"there is no store at .*missing'; run a pipeline first"):
         main(["ls", "--root", str(tmp_path / "missing")])
     assert not (tmp_path / "missing").exists()
 
@@ -504,7 +507,8 @@ def test_a_missing_store_is_named_and_not_made(tmp_path: Path) -> None:
 def test_the_command_imports_nothing_heavy(store: Store) -> None:
     put(store)
     code = (
-        f"import sys; from hydrapress.companions.store import main; main(['ls', '--root', {str(store.root)!r}]);"
+        "import sys; from hydrapress.companions.store import main;"
+        f"main(['ls', '--root', {str(store.root)!r}]);"
         "sys.exit(str({'torch', 'mlflow', 'onnx', 'numpy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

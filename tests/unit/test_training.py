@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from sample_training import RecordingServices, context_of, model_of, small_model
 from torch import nn
+from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
 from hydrapress.errors import ConfigError, StageError
@@ -21,8 +23,6 @@ from hydrapress.settings import settings_of
 from hydrapress.task import Objective, Splits
 from hydrapress.training import Optimizer, Schedule, TrainingPlan, rate_at, train
 from hydrapress_trainers.stages import Finetune, Train
-from sample_training import RecordingServices, context_of, model_of, small_model
-from torch.nn.functional import cross_entropy
 
 FAST = TrainingPlan(epochs=3, batch_size=128, learning_rate=0.1)
 

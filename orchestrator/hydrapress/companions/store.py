@@ -21,6 +21,7 @@ __all__ = ["main"]
 
 _DEFAULT_ROOT = ".hydrapress/store"
 _SHORT = 12
+_PIPE_WIDTH = 200
 
 
 def main(argv: list[str]) -> int:
@@ -111,25 +112,30 @@ def _ls(store: Store, *, as_json: bool) -> int:
         return 0
     from rich import box
     from rich.console import Console
+    from rich.filesize import decimal
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("key", "stage", "label", "format"):
-        table.add_column(name, overflow="fold")
-    for name in ("size", "accuracy", "created (UTC)"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("key", no_wrap=True)
+    table.add_column("stage", overflow="fold", min_width=10)
+    table.add_column("label", overflow="fold")
+    for name in ("format", "size", "accuracy", "created (UTC)"):
+        table.add_column(name, no_wrap=True, justify="left" if name == "format" else "right")
     for entry in entries:
         accuracy = entry.metrics.get("accuracy")
-        table.add_row(
+        row = (
             entry.key[:_SHORT],
-            entry.stage,
+            entry.stage.removeprefix(f"{entry.label}: ").partition("(")[0],
             entry.label,
             entry.format,
-            f"{entry.size_bytes:,} B",
+            decimal(entry.size_bytes),
             "" if accuracy is None else f"{accuracy:.4f}",
-            entry.created.partition("+")[0].replace("T", " "),
+            entry.created[:16].replace("T", " "),
         )
-    Console().print(table, markup=False)
+        table.add_row(*map(Text, row))
+    # a pipe has no width; one line an entry serves it best
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
     _say(f"{len(entries)} entries, {sum(e.size_bytes for e in entries):,} bytes in {store}")
     return 0
 

@@ -1,0 +1,244 @@
+"""The exporters' and quantizers' catalogues, and the checks that need no whole export."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from hydrapress.artifacts import Factory, OnnxModel, Signature, TensorSpec, TFLiteModel, TorchModel
+from hydrapress.context import Context
+from hydrapress.environment import Hardware
+from hydrapress.errors import BackendError, ConfigError, ModelError
+from hydrapress.stage import ports_of, product_of, stage_name
+from hydrapress_exporters import hydrapress_stages as exporters
+from hydrapress_exporters.onnx_export import strip_traces
+from hydrapress_exporters.parity import check_parity
+from hydrapress_exporters.stages import Onnx, TFLite
+from hydrapress_quantizers import hydrapress_stages as quantizers
+from hydrapress_quantizers import onnx_static
+from hydrapress_quantizers.stages import Activations, Calibration, OnnxStatic, ReduceRange, TFLiteStatic
+
+
+@dataclass
+class Heard:
+    """Stands for a context; keeps what a stage says."""
+
+    scratch: Path = Path()
+    task: Any = None
+    logged: dict[str, float] = field(default_factory=dict)
+    warned: list[str] = field(default_factory=list)
+
+    def log(self, name: str, value: float, step: int = 0) -> None:
+        self.logged[name] = value
+
+    def warn(self, text: str) -> None:
+        self.warned.append(text)
+
+
+class Samples:
+    """Stands for a task: random samples of one shape."""
+
+    def __init__(self, *shape: int) -> None:
+        self.shape = shape
+
+    def sample_inputs(self, count: int) -> tuple[torch.Tensor, ...]:
+        return (torch.randn(count, *self.shape, generator=torch.Generator().manual_seed(0)),)
+
+
+def heard(scratch: Path = Path(), task: Any = None) -> tuple[Context, Heard]:
+    fake = Heard(scratch, task)
+    return cast("Context", fake), fake
+
+
+def torch_model(module: torch.nn.Module, *shape: int) -> TorchModel:
+    signature = Signature(
+        (TensorSpec("x", "float32", (None, *shape)),), (TensorSpec("y", "float32", (None, 2)),)
+    )
+    return TorchModel(signature, module=module, factory=Factory("test"))
+
+
+def test_the_catalogues_have_the_expected_names_ports_and_products() -> None:
+    found = {
+        stage_name(cls): ([str(port) for port in ports_of(cls)], product_of(cls))
+        for cls in (*exporters(), *quantizers())
+    }
+    assert found == {
+        "exporter/onnx": (["model: TorchModel"], OnnxModel),
+        "exporter/tflite": (["model: TorchModel"], TFLiteModel),
+        "quantizer/onnx_static": (["model: OnnxModel"], OnnxModel),
+        "quantizer/tflite_static": (["model: TFLiteModel"], TFLiteModel),
+    }
+
+
+def test_the_catalogues_import_no_heavy_library() -> None:
+    code = (
+        "import sys, hydrapress_exporters.stages, hydrapress_quantizers.stages\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'ai_edge_litert', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Onnx(opset=9), r"'opset' is 9; it must satisfy 18 <= opset <= 23"),
+        (lambda: Onnx(tolerance=0.0), r"'tolerance' is 0"),
+        (lambda: TFLite(parity_samples=0), r"'parity_samples' is 0 samples"),
+        (lambda: OnnxStatic(samples=0), r"'samples' is 0 samples"),
+        (lambda: OnnxStatic(percentile=101), r"'percentile' is 101 %"),
+        (lambda: TFLiteStatic(samples=-1), r"'samples' is -1 samples"),
+    ],
+)
+def test_fields_out_of_range_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+# --- parity -----------------------------------------------------------------------------
+
+
+def test_parity_is_relative_to_the_largest_output_and_logged() -> None:
+    context, fake = heard()
+    check_parity([np.array([0.0, 100.0])], [np.array([0.001, 100.0])], 1e-4, "the file", context)
+    assert fake.logged["parity_max_diff"] == pytest.approx(1e-5)
+
+
+def test_a_file_that_differs_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"the file: differs from torch by 0\.1 of its largest output"):
+        check_parity([np.array([0.0, 1.0])], [np.array([0.1, 1.0])], 1e-4, "the file", heard()[0])
+
+
+def test_a_file_that_gives_no_numbers_is_refused() -> None:
+    with pytest.raises(ModelError, match="differs from torch by nan"):
+        check_parity([np.array([1.0])], [np.array([np.nan])], 1e-4, "the file", heard()[0])
+
+
+def test_a_file_with_outputs_of_other_shapes_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"outputs have shapes \[\(2,\)\], torch gives \[\(1,\)\]"):
+        check_parity([np.zeros(1)], [np.zeros(2)], 1e-4, "the file", heard()[0])
+
+
+# --- export -----------------------------------------------------------------------------
+
+
+def test_traces_are_stripped_from_nodes_of_branches_too() -> None:
+    def traced(proto: Any) -> Any:
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = "pkg.torch.onnx.stack_trace", "/home/someone/model.py"
+        proto.doc_string = "/home/someone"
+        return proto
+
+    out = traced(helper.make_tensor_value_info("z", TensorProto.FLOAT, [1]))
+    branch = helper.make_graph([traced(helper.make_node("Identity", ["x"], ["z"]))], "branch", [], [out])
+    node = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    graph = traced(helper.make_graph([traced(node)], "main", [], []))
+    model = traced(helper.make_model(graph))
+    strip_traces(model)
+    assert b"/home/someone" not in model.SerializeToString()
+
+
+class Sulky(torch.nn.Module):
+    """Can't be traced: what it does depends on the values."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if float(x.sum()) > 0:
+            raise RuntimeError("I do not like these values")
+        return x
+
+
+def test_a_model_that_does_not_export_is_named_with_the_reason(tmp_path: Path) -> None:
+    context, _ = heard(tmp_path, Samples(3))
+    expected = r"Sulky can't be exported to ONNX \(opset 18, batch size free\): \w+"
+    with pytest.raises(
+        ModelError, match=r"Sulky can't be exported to ONNX \(opset 18, batch size free\): \w+"
+    ):
+        Onnx().run(torch_model(Sulky(), 3), context=context)
+
+
+def test_without_the_extra_the_exporter_says_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "litert_torch", None)
+    monkeypatch.setitem(sys.modules, "ai_edge_quantizer", None)
+    context, _ = heard(tmp_path, Samples(3))
+    with pytest.raises(BackendError, match=r"exporter/tflite needs .*pip install 'hydrapress\[tflite\]'"):
+        TFLite().run(torch_model(torch.nn.Linear(3, 2), 3), context=context)
+    empty = TFLiteModel(Signature((), ()), path=tmp_path / "m.tflite", params=0, macs=0)
+    with pytest.raises(BackendError, match=r"quantizer/tflite_static needs .*'hydrapress\[tflite\]'"):
+        TFLiteStatic().run(empty, context=context)
+
+
+# --- quantizer/onnx_static --------------------------------------------------------------
+
+
+def onnx_model(path: Path) -> OnnxModel:
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "fc.weight"], ["y"], name="node_linear")],
+        "main_graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])],
+        [numpy_helper.from_array(np.ones((3, 2), np.float32), "fc.weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    path.write_bytes(model.SerializeToString())
+    signature = Signature((TensorSpec("x", "float32", (None, 3)),), (TensorSpec("y", "float32", (None, 2)),))
+    return OnnxModel(signature, path=path, params=6, macs=6)
+
+
+def test_unknown_operators_are_refused_with_near_names(tmp_path: Path) -> None:
+    context, _ = heard(tmp_path, Samples(3))
+    with pytest.raises(ConfigError, match=r"'op_types' has 'MatMull'.*Did you mean 'MatMul'"):
+        OnnxStatic(op_types=["MatMull"]).run(onnx_model(tmp_path / "m.onnx"), context=context)
+
+
+def test_a_pattern_that_keeps_nothing_is_refused_with_near_names(tmp_path: Path) -> None:
+    context, _ = heard(tmp_path, Samples(3))
+    with pytest.raises(ConfigError, match=r"'keep' has 'fc\.wait', which matches no operator.*'fc\.weight'"):
+        OnnxStatic(keep=["fc.wait"]).run(onnx_model(tmp_path / "m.onnx"), context=context)
+
+
+@pytest.mark.parametrize(
+    ("isa", "activations", "expected"),
+    [
+        (("avx2",), Activations.UINT8, True),
+        (("avx2", "avx512_vnni"), Activations.UINT8, False),
+        (("avx2",), Activations.INT8, False),
+        (("neon", "asimd"), Activations.UINT8, False),
+    ],
+)
+def test_weights_get_seven_bits_only_where_the_processor_needs_it(
+    monkeypatch: pytest.MonkeyPatch, isa: tuple[str, ...], activations: Activations, expected: bool
+) -> None:
+    machine = Hardware("Old CPU", isa, 1, 1, 1, "Linux")
+    monkeypatch.setattr(onnx_static, "hardware", lambda: machine)
+    context, fake = heard()
+    assert onnx_static._reduces_range(OnnxStatic(activations=activations), context) is expected
+    assert any("Old CPU has no int8 dot products" in text for text in fake.warned) is expected
+
+
+def test_the_user_may_decide_on_seven_bits() -> None:
+    context, fake = heard()
+    assert onnx_static._reduces_range(OnnxStatic(reduce_range=ReduceRange.YES), context)
+    assert not onnx_static._reduces_range(OnnxStatic(reduce_range=ReduceRange.NO), context)
+    assert fake.warned == []
+
+
+def test_a_model_that_onnxruntime_does_not_take_is_a_model_error(tmp_path: Path) -> None:
+    model = onnx_model(tmp_path / "m.onnx")
+    proto = onnx.load_model(model.path)
+    proto.graph.node[0].op_type = "NoSuchOperator"
+    model.path.write_bytes(proto.SerializeToString())
+    context, _ = heard(tmp_path, Samples(3))
+    with pytest.raises(ModelError, match="ONNX Runtime can't prepare the model for quantization"):
+        OnnxStatic(calibration=Calibration.MINMAX).run(model, context=context)

@@ -1,0 +1,293 @@
+"""The spool: what is kept while the server is away, read back whole, and refused when it is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import hydrapress_mlflow.spool as spool_module
+from hydrapress.artifacts import Report
+from hydrapress.errors import StoreError
+from hydrapress_mlflow.commands import track
+from hydrapress_mlflow.operations import (
+    CreateRun,
+    DataPart,
+    LogBatch,
+    LogInputs,
+    LogModel,
+    LogText,
+    Operation,
+    Point,
+    Terminate,
+    UseModel,
+    from_json,
+    to_json,
+)
+from hydrapress_mlflow.spool import Busy, Header, Progress, SpoolWriter, flush, read_spool, spool_files
+from hydrapress_mlflow.target import Target, how_to_open, without_password
+from hydrapress_mlflow.text import config_yaml, flat, folder_name, key_name, report_page
+
+URI = "http://127.0.0.1:1"
+
+
+class FakeSink:
+    """Stands for a server: keeps what it was told, and fails when told to."""
+
+    told: list[Operation] = []  # noqa: RUF012
+    fail_at: int | None = None
+
+    def __init__(self, target: Target, experiment: str, *, resuming: bool = False) -> None:
+        self.target, self.experiment_id, self.resuming = target, "7", resuming
+        self.runs: dict[str, str] = {}
+        self.models: dict[str, str] = {}
+        self.missing: list[str] = []
+
+    def execute(self, operation: Operation) -> None:
+        if len(FakeSink.told) == FakeSink.fail_at:
+            raise ConnectionError("no route")
+        FakeSink.told.append(operation)
+        if isinstance(operation, CreateRun):
+            self.runs[operation.run] = f"server-{operation.run}"
+
+
+@pytest.fixture
+def sink(monkeypatch: pytest.MonkeyPatch) -> type[FakeSink]:
+    monkeypatch.setattr("hydrapress_mlflow.sink.Sink", FakeSink)
+    FakeSink.told, FakeSink.fail_at = [], None
+    return FakeSink
+
+
+def operations(folder: Path) -> list[Operation]:
+    """One of each kind."""
+    return [
+        CreateRun("r", "job", 1, {"a": "b"}, parent=None),
+        CreateRun("r.1", "stage", 2, {}, parent="r"),
+        LogBatch(
+            "r.1", (Point("loss", 0.5, 3, 4), Point("bad", float("inf"), 0, 4)), {"p": "ü"}, {"t": "1"}, "k"
+        ),
+        LogText("r", "a.txt", "line\nline"),
+        LogModel("r.1", "k", "stage", "onnx", str(folder), {"inputs": [], "outputs": []}),
+        UseModel("r.1", "k", {"on": "x"}),
+        LogInputs("r", (DataPart("mnist", "d", "train", 3),)),
+        Terminate("r.1", "FINISHED", 5),
+        Terminate("r", "FINISHED", 5),
+    ]
+
+
+def write(path: Path, ops: list[Operation], progress: Progress | None = None) -> None:
+    writer = SpoolWriter(path, Header("exp", str(path.parent), progress or Progress(URI)), ops)
+    writer.close()
+
+
+def test_every_operation_comes_back_from_the_file(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "w").write_bytes(b"weights")
+    write(tmp_path / "r.jsonl", operations(model))
+    header, back = read_spool(tmp_path / "r.jsonl")
+    assert header.experiment == "exp"
+    assert header.progress == Progress(URI)
+    assert [op for op in back if not isinstance(op, LogModel)] == [
+        op for op in operations(model) if not isinstance(op, LogModel)
+    ]
+    (logged,) = (op for op in back if isinstance(op, LogModel))
+    assert logged.files is not None
+    assert list(logged.files) == ["w"]
+
+
+@given(st.text(), st.floats(allow_nan=False), st.integers(0, 10**9), st.dictionaries(st.text(), st.text()))
+def test_any_text_and_number_survives_json(
+    name: str, value: float, step: int, params: dict[str, str]
+) -> None:
+    operation = LogBatch(name, (Point(name, value, step, 0),), params)
+    assert from_json(json.loads(json.dumps(to_json(operation)))) == operation
+
+
+def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    write(path, operations(tmp_path / "none")[:2])
+    path.write_text(path.read_text() + '{"do": "LogT')
+    assert len(read_spool(path)[1]) == 2
+
+
+def test_only_the_owner_may_read_it(tmp_path: Path) -> None:
+    write(tmp_path / "r.jsonl", [])
+    assert stat.S_IMODE((tmp_path / "r.jsonl").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is no spool file"),
+        ("garbage\n", "is no spool file"),
+        ('{"hydrapress_spool": 99}\n', "no header of version 1"),
+        ("[]\n", "is no spool file"),
+    ],
+)
+def test_another_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(text)
+    with pytest.raises(StoreError, match=message):
+        read_spool(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("nonsense", "line 2: malformed"),
+        ("[]", "line 2: malformed"),
+        ('{"do": "Explode"}', "'Explode' is no operation; known: CreateRun"),
+        ('{"do": "LogText", "run": "r"}', "malformed LogText"),
+        ('{"do": "LogBatch", "run": "r"}', "malformed LogBatch"),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "x.jsonl"
+    write(path, [])
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(StoreError, match=message):
+        read_spool(path)
+
+
+def test_flush_sends_all_in_order_and_deletes_the_file(tmp_path: Path, sink: type[FakeSink]) -> None:
+    ops = operations(tmp_path / "none")
+    ops = [op for op in ops if not isinstance(op, LogModel)]
+    write(tmp_path / "r.jsonl", ops)
+    sent = flush(tmp_path / "r.jsonl")
+    assert sink.told == ops
+    assert (sent.operations, sent.runs["r"], sent.experiment_id) == (len(ops), "server-r", "7")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flush_goes_on_where_it_died(tmp_path: Path, sink: type[FakeSink]) -> None:
+    path, ops = tmp_path / "r.jsonl", operations(tmp_path / "none")[:4]
+    write(path, [*ops, Terminate("r.1", "FINISHED", 5), Terminate("r", "FINISHED", 5)])
+    sink.fail_at = 3
+    with pytest.raises(ConnectionError, match="no route"):
+        flush(path)
+    sink.fail_at = None
+    assert flush(path).operations == 3
+    assert len(sink.told) == 6
+
+
+def test_what_was_sent_live_counts_only_for_that_server(tmp_path: Path, sink: type[FakeSink]) -> None:
+    ops = [CreateRun("r", "job", 1, {}), LogText("r", "a", "b"), Terminate("r", "FINISHED", 2)]
+    write(tmp_path / "a.jsonl", ops, Progress(URI, 2, {"r": "known"}))
+    write(tmp_path / "b.jsonl", ops, Progress(URI, 2, {"r": "known"}))
+    assert flush(tmp_path / "a.jsonl").runs == {"r": "known"}
+    assert sink.told == ops[2:]
+    assert flush(tmp_path / "b.jsonl", "http://127.0.0.1:2").runs == {"r": "server-r"}
+    assert sink.told == [*ops[2:], *ops]
+
+
+def test_runs_that_a_killed_job_left_open_end_as_killed(tmp_path: Path, sink: type[FakeSink]) -> None:
+    shared = CreateRun("sweep-1", "sweep", 1, {}, shared=True)
+    write(tmp_path / "r.jsonl", [shared, CreateRun("r", "job", 1, {}), CreateRun("r.1", "stage", 2, {}, "r")])
+    flush(tmp_path / "r.jsonl")
+    assert sink.told[3:] == [Terminate("r.1", "KILLED", 2), Terminate("r", "KILLED", 1)]
+
+
+def test_a_file_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path / "r.jsonl", Header("e", str(tmp_path), Progress(URI)))
+    with pytest.raises(Busy, match="another process writes or sends it"):
+        flush(tmp_path / "r.jsonl")
+    writer.close()
+
+
+def test_sweeps_are_sent_before_jobs_and_old_before_new(tmp_path: Path) -> None:
+    for age, name in enumerate(["new", "old", "sweep-x"]):
+        (tmp_path / f"{name}.jsonl").write_text("")
+        os.utime(tmp_path / f"{name}.jsonl", (1000 - age, 1000 - age))
+    os.utime(tmp_path / "sweep-x.jsonl", (2000, 2000))
+    assert [path.stem for path in spool_files(tmp_path)] == ["sweep-x", "old", "new"]
+
+
+def test_the_command_says_what_it_sent(
+    tmp_path: Path, sink: type[FakeSink], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "r.jsonl", [CreateRun("r", "job", 1, {}), Terminate("r", "FINISHED", 2)])
+    assert track(["flush", "--spool", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"r: sent 2 records of 1 runs to {URI}\n"
+    assert track(["flush", "--spool", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"nothing to send in {tmp_path}\n"
+
+
+def test_the_command_says_in_one_line_that_the_server_is_away(
+    tmp_path: Path, sink: type[FakeSink], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "r.jsonl", [CreateRun("r", "job", 1, {})])
+    sink.fail_at = 0
+    assert track(["flush", "--spool", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error == f"r.jsonl: {URI} can't take it yet (no route); it is kept\n"
+    assert (tmp_path / "r.jsonl").exists()
+
+
+def test_the_command_sends_the_others_when_one_is_broken(
+    tmp_path: Path, sink: type[FakeSink], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").write_text("garbage\n")
+    write(tmp_path / "r.jsonl", [CreateRun("r", "job", 1, {}), Terminate("r", "FINISHED", 2)])
+    assert track(["flush", "--spool", str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    assert "a.jsonl: is no spool file" in captured.err
+    assert captured.out.startswith("r: sent 2 records")
+
+
+def test_the_file_is_synced_before_the_job_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(spool_module.os, "fsync", synced.append)
+    write(tmp_path / "r.jsonl", operations(tmp_path / "none")[:2])
+    assert len(synced) == 3
+
+
+def test_the_place_is_the_configs_then_the_environments_then_the_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    default = Target.of({"folder": str(tmp_path)})
+    assert (default.uri, default.is_default) == (f"sqlite:///{tmp_path}/mlflow.db", True)
+    assert default.artifacts == tmp_path / "mlruns"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
+    assert Target.of({"folder": str(tmp_path)}).uri == "http://tracking:5000"
+    given_one = Target.of({"folder": str(tmp_path), "uri": "sqlite:///sub/x.db"})
+    assert given_one.database == tmp_path / "sub" / "x.db"
+
+
+def test_how_to_open_gives_a_command_or_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    tracking = {"folder": str(tmp_path)}
+    assert how_to_open(tracking) == "mlflow ui --backend-store-uri sqlite:///mlflow.db"
+    assert how_to_open({**tracking, "uri": "https://me:secret@host/x"}) == "https://me:***@host/x"
+    assert (
+        how_to_open({**tracking, "uri": "sqlite:////a/b.db"})
+        == "mlflow ui --backend-store-uri sqlite:////a/b.db"
+    )
+
+
+def test_passwords_are_hidden() -> None:
+    assert without_password("postgresql://me:secret@db/x") == "postgresql://me:***@db/x"
+    assert "secret" not in config_yaml({"tracking": {"uri": "mysql://me:secret@db/x"}})
+
+
+def test_names_are_made_to_fit() -> None:
+    assert key_name("accuracy@1") == "accuracy_1"
+    assert key_name("a//b") == "a__b"
+    assert key_name("prune/accuracy") == "prune/accuracy"
+    assert folder_name("lenet") == "lenet"
+    assert folder_name("a/b") != folder_name("a_b")
+    assert flat({"a": {"b": [1, 2]}, "c": None, "d": {}}) == {"a.b": "[1, 2]", "c": "None", "d": "{}"}
+
+
+def test_a_report_page_escapes_what_it_shows() -> None:
+    page = report_page(Report("<T>", [{"model": "<script>", "ms": 0.5}, {"other": None}], ["a & b"]), "run")
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert "a &amp; b" in page
+    assert "0.5" in page
