@@ -13,8 +13,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 
-# helpers beside the tests, such as sample_stages, are imported by name
-sys.path.insert(0, str(Path(__file__).parent / "unit"))
+# helpers beside the tests, such as runs and sample_stages, are imported by name
+TESTS = Path(__file__).parent
+sys.path[:0] = [str(TESTS), str(TESTS / "unit")]
 
 
 @pytest.fixture

@@ -97,7 +97,8 @@ def _sweep(arguments: list[str]) -> Iterator[str]:
     from .moments import State, SweepFinished, SweepStarted
     from .plugins import installed_plugins
 
-    overrides = [a for a in arguments if not a.startswith("-") and "hydra/" not in a]
+    # how Hydra launches is not part of the jobs' config
+    overrides = [a for a in arguments if not a.startswith("-") and not a.lstrip("+~").startswith("hydra")]
     config = read_config(compose_config(without_sweeps(overrides)))
     plugins = installed_plugins()
     plugins.on_listener_error = lambda text, error: print(  # noqa: T201

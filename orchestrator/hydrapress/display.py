@@ -105,7 +105,8 @@ class Display:
     def hydrapress_run_started(self, event: RunStarted) -> None:
         """Say what is about to run."""
         sizes = ", ".join(f"{count:,} {split}" for split, count in event.data.sizes.items())
-        self._print(f"{event.data.name} ({sizes}); {len(event.graph.nodes)} stages")
+        title = f"{event.run.label}: " if self.name else ""
+        self._print(f"{title}{event.data.name} ({sizes}); {len(event.graph.nodes)} stages")
         _log.info("graph:\n%s", event.graph)
 
     @hookimpl

@@ -45,7 +45,7 @@ def hydra_job(config: DictConfig) -> Any:
         config,
         Path(hydra_config.runtime.output_dir),
         label=label,
-        job_name=f"{hydra_config.job.num} {label}" if in_sweep else "",
+        job_name=f"job {hydra_config.job.num}" if in_sweep else "",
         experiment=chosen.get("experiment"),
     )
     _print_result(result, title=label if in_sweep else "")

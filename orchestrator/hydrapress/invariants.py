@@ -112,8 +112,10 @@ class SparsityMask(Invariant):
     name = "sparsity"
 
     def __init__(self, masks: Mapping[str, np.ndarray]) -> None:
-        """Take a boolean array a parameter, true where the weight is kept."""
-        self.masks = dict(masks)
+        """Take an array a parameter, true where the weight is kept."""
+        import numpy as np
+
+        self.masks = {name: np.array(mask, dtype=bool) for name, mask in masks.items()}
 
     @property
     def sparsity(self) -> float:
@@ -122,13 +124,14 @@ class SparsityMask(Invariant):
         return self._promised() / total if total else 0.0
 
     def project_(self, module: nn.Module) -> None:
-        """Set the promised zeros again."""
+        """Set the promised zeros again; a parameter of another name or shape is left to ``check``."""
         import torch
 
         with torch.no_grad():
             for name, parameter in self._parameters(module).items():
                 mask = torch.from_numpy(self.masks[name]).to(parameter.device)
-                parameter.masked_fill_(~mask, 0.0)
+                if mask.shape == parameter.shape:
+                    parameter.masked_fill_(~mask, 0.0)
 
     def check(self, module: nn.Module) -> Kept:
         """Count promised zeros that are zero in the module."""
@@ -138,7 +141,8 @@ class SparsityMask(Invariant):
             if name not in parameters or tuple(parameters[name].shape) != mask.shape:
                 broken.append(f"'{name}' is gone or has another shape")
                 continue
-            nonzero = int(((parameters[name].detach().cpu().numpy() != 0) & ~mask).sum())
+            is_nonzero = (parameters[name].detach() != 0).cpu().numpy()
+            nonzero = int((is_nonzero & ~mask).sum())
             kept += int((~mask).sum()) - nonzero
             if nonzero:
                 broken.append(f"'{name}' has {nonzero} nonzeros where zeros were promised")
@@ -157,6 +161,9 @@ class SparsityMask(Invariant):
             if location is None or stored is None:
                 broken.append(f"'{name}' can't be found in the file")
                 continue
+            if sorted(location.axes) != list(range(mask.ndim)):
+                broken.append(f"'{name}' has {mask.ndim} axes, which {location.axes} does not order")
+                continue
             expected = np.transpose(mask, location.axes)
             if stored.values.shape != expected.shape:
                 broken.append(f"'{name}' has shape {stored.values.shape} in the file, not {expected.shape}")
@@ -174,7 +181,7 @@ class SparsityMask(Invariant):
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
         """Take the masks back."""
-        return cls({name: array.astype(bool) for name, array in arrays.items()})
+        return cls(arrays)
 
     def _promised(self) -> int:
         return sum(int((~mask).sum()) for mask in self.masks.values())
@@ -227,5 +234,5 @@ def load_invariants(folder: Path, known: Mapping[str, type[Invariant]]) -> tuple
         return tuple(
             known[name].from_arrays(load_file(folder / f"invariant-{name}.safetensors")) for name in names
         )
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, LookupError, RecursionError, SafetensorError) as error:
         raise ModelError(f"{listing}: can't be read ({error})") from error

@@ -113,13 +113,17 @@ def count_macs(module: nn.Module, sample: Sequence[torch.Tensor]) -> int:
 @contextmanager
 def _plain_operators() -> Iterator[None]:
     """Switch fused recurrent and attention operators off, which the counter can't look into."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
     fast = torch.backends.mha.get_fastpath_enabled()
+    onednn = torch.backends.mkldnn.set_flags(False)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.backends.mkldnn.flags(enabled=False):
+        with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        torch.backends.mkldnn.set_flags(onednn[0])  # type: ignore[no-untyped-call]  # as above
 
 
 def _load_weights(module: nn.Module, path: Path) -> None:

@@ -111,8 +111,7 @@ class RemoteStore(Store):
 
     def has(self, key: str) -> bool:
         """Tell whether the object store has an entry, without checking its files."""
-        with self._remote_errors("look for an entry"):
-            return bool(self._fs.exists(self._remote(key, MANIFEST)))
+        return self._exists(self._remote(key, MANIFEST))
 
     @contextmanager
     def claim(self, key: str, *, on_wait: Callable[[], None] | None = None) -> Iterator[Claim]:
@@ -156,9 +155,8 @@ class RemoteStore(Store):
         broken_off, freed_bytes, old = 0, 0, []
         oldest = None if older_than_days is None else datetime.now(UTC) - timedelta(days=older_than_days)
         for key in self._remote_keys():
-            with self._remote_errors("look for a lease"):
-                if self._fs.exists(self._lease_path(key)):
-                    continue
+            if self._exists(self._lease_path(key)):
+                continue
             try:
                 mark = self._read_mark(key)
             except MalformedManifest:
@@ -307,10 +305,16 @@ class RemoteStore(Store):
         paths = (path.partition(f"{folder}/")[2] for path in self._find(folder))
         return {path.split("/")[0] for path in paths if "/" in path}
 
+    def _exists(self, path: str) -> bool:
+        with self._remote_errors("look for an object"):
+            self._fs.invalidate_cache()  # another machine may have written since
+            return bool(self._fs.exists(path))
+
     def _find(self, folder: str) -> list[str]:
+        if not self._exists(folder):
+            return []
         with self._remote_errors("list"):
-            self._fs.invalidate_cache()
-            return list(self._fs.find(folder)) if self._fs.exists(folder) else []
+            return list(self._fs.find(folder))
 
     def _remove(self, folder: str, dry_run: bool) -> int:
         """Remove a folder on the object store, its ``entry.json`` first; gives its bytes."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sqlite3
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,25 +71,20 @@ def connect(target: Target) -> MlflowClient:
     """
     with quiet_mlflow():
         from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
 
         path = target.database
-        if path is None:
+        if path is None or _is_ready(path):
             return MlflowClient(target.uri)
-        if not _is_ready(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _lock(path):
-                if not path.exists() or path.stat().st_size == 0:
-                    _make(path, target)
-                _set_wal(path)
-        try:
-            return MlflowClient(target.uri)
-        except MlflowException as error:
-            if not target.is_default or "out-of-date database schema" not in str(error):
-                raise
+        path.parent.mkdir(parents=True, exist_ok=True)
         with _lock(path):
-            _migrate(path, target.uri)
-        return MlflowClient(target.uri)
+            if not path.exists() or path.stat().st_size == 0:
+                _make(path, target)
+            elif target.is_default and _revision(path) not in (None, _head()):
+                _migrate(path, target.uri)
+            # it is the client that adds what a new store needs, so it belongs under the lock
+            client = MlflowClient(target.uri)
+            _set_wal(path)
+            return client
 
 
 def _lock(path: Path) -> FileLock:
@@ -95,11 +92,40 @@ def _lock(path: Path) -> FileLock:
 
 
 def _is_ready(path: Path) -> bool:
-    """Tell, without MLflow, whether a database was finished: WAL is set last."""
+    """Tell, without building MLflow's store, whether a database is whole: WAL is set last."""
     if not path.is_file() or path.stat().st_size == 0:
         return False
     with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
-        return str(connection.execute("PRAGMA journal_mode").fetchone()[0]) == "wal"
+        mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+    return mode == "wal" and _revision(path) == _head()
+
+
+def _revision(path: Path) -> str | None:
+    """Give the schema's revision, or ``None`` when it is no database of MLflow yet."""
+    with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
+        try:
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        except sqlite3.OperationalError:
+            return None
+    return str(row[0]) if row else None
+
+
+@cache
+def _head() -> str:
+    """Give the revision that this MLflow wants.
+
+    Read as text: Alembic would import every migration, which takes longer than all the rest.
+    """
+    import mlflow
+
+    revisions, parents = set(), set()
+    for script in Path(mlflow.__file__).parent.glob("store/db_migrations/versions/*.py"):
+        text = script.read_text(encoding="utf-8")
+        revisions |= set(re.findall(r"^revision = [\"'](\w+)", text, re.MULTILINE))
+        parents |= set(re.findall(r"^down_revision = [\"'](\w+)", text, re.MULTILINE))
+    heads = revisions - parents
+    # with none, or several, no database counts as ready, and MLflow itself judges it
+    return heads.pop() if len(heads) == 1 else ""
 
 
 def _make(path: Path, target: Target) -> None:

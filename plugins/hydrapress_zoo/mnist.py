@@ -39,7 +39,7 @@ _LARGEST_BYTES = 256 * 2**20
 """An IDX file that unpacks to more than this is refused."""
 
 
-def fashion_mnist(seed: int = 0, folder: str = "/usr/share/datasets/fashion-mnist") -> Splits:
+def fashion_mnist(seed: int = 0, folder: str = "/usr/share/datasets/fashion-mnist", shift: int = 0) -> Splits:
     """Read Fashion-MNIST (Xiao et al., 2017): 70,000 garments, 28x28 grey, 10 classes.
 
     Splits: the official 10,000 for test; of the official training files 5,000 for
@@ -48,6 +48,7 @@ def fashion_mnist(seed: int = 0, folder: str = "/usr/share/datasets/fashion-mnis
     Args:
         seed: Of the splits.
         folder: Where its four IDX files lie, zipped or not.
+        shift: Training images are moved at random by up to so many pixels.
 
     Raises:
         ConfigError: If a file is missing or damaged.
@@ -56,11 +57,16 @@ def fashion_mnist(seed: int = 0, folder: str = "/usr/share/datasets/fashion-mnis
         "install Debian's package (apt-get install dataset-fashion-mnist), or set data.args.folder "
         "to where the four IDX files lie"
     )
-    return _splits_of_folder("fashion_mnist", Path(folder), seed, hint)
+    return _splits_of_folder("fashion_mnist", Path(folder), seed, shift, hint)
 
 
 def mnist(
-    seed: int = 0, folder: str = "data/mnist", download: bool = False, url: str = "", timeout_s: float = 60.0
+    seed: int = 0,
+    folder: str = "data/mnist",
+    download: bool = False,
+    url: str = "",
+    timeout_s: float = 60.0,
+    shift: int = 0,
 ) -> Splits:
     """Read MNIST (LeCun et al., 1998): 70,000 digits, 28x28 grey.
 
@@ -73,6 +79,7 @@ def mnist(
         download: Fetch what is missing into ``folder``; nothing is ever fetched unasked.
         url: The address under which the four files lie.
         timeout_s: How long the server may be silent, in seconds.
+        shift: Training images are moved at random by up to so many pixels.
 
     Raises:
         ConfigError: If a file is missing or damaged, or a fetched one is not the published one.
@@ -82,7 +89,7 @@ def mnist(
             if _present(Path(folder), file) is None:
                 fetch(f"{url.rstrip('/')}/{file}", Path(folder) / file, sha256, timeout_s)
     hint = "set data.args.folder to where the four IDX files lie, or data.args.download=true to fetch them"
-    return _splits_of_folder("mnist", Path(folder), seed, hint)
+    return _splits_of_folder("mnist", Path(folder), seed, shift, hint)
 
 
 def fetch(url: str, path: Path, sha256: str, timeout_s: float) -> None:
@@ -142,7 +149,7 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
-def _splits_of_folder(name: str, folder: Path, seed: int, hint: str) -> Splits:
+def _splits_of_folder(name: str, folder: Path, seed: int, shift: int, hint: str) -> Splits:
     paths = {role: _present(folder, file) for role, file in _FILES.items()}
     missing = [_FILES[role] for role, path in paths.items() if path is None]
     if missing:
@@ -160,7 +167,7 @@ def _splits_of_folder(name: str, folder: Path, seed: int, hint: str) -> Splits:
     parts[Split.TEST] = np.arange(first, first + len(found["test labels"]))
     images = np.concatenate([found["train images"], found["test images"]])
     labels = np.concatenate([found["train labels"], found["test labels"]])
-    return images_to_splits(name, images, labels, parts, largest=255)
+    return images_to_splits(name, images, labels, parts, largest=255, shift=shift)
 
 
 def _present(folder: Path, file: str) -> Path | None:

@@ -13,6 +13,8 @@ from torch.utils.data import TensorDataset
 from hydrapress.errors import ConfigError
 from hydrapress.task import Split, Splits
 
+from .augmentation import Shifted
+
 __all__ = ["digest_of", "images_to_splits", "stratified"]
 
 
@@ -65,7 +67,13 @@ def digest_of(arrays: Sequence[np.ndarray], parts: Mapping[Split, np.ndarray]) -
 
 
 def images_to_splits(
-    name: str, images: np.ndarray, labels: np.ndarray, parts: Mapping[Split, np.ndarray], *, largest: float
+    name: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    parts: Mapping[Split, np.ndarray],
+    *,
+    largest: float,
+    shift: int = 0,
 ) -> Splits:
     """Make in-memory data sets of images scaled to 0..1.
 
@@ -75,7 +83,15 @@ def images_to_splits(
         labels: Classes ``(samples,)``.
         parts: Indices of the four splits.
         largest: The value that becomes 1.0.
+        shift: Training images are moved at random by up to so many pixels.
+
+    Raises:
+        ConfigError: If ``shift`` is negative or as large as the images.
     """
+    if not 0 <= shift < min(images.shape[1:]):
+        raise ConfigError(
+            f"data {name}: shift is {shift} pixels; it must satisfy 0 <= shift < {min(images.shape[1:])}"
+        )
 
     def dataset(split: Split) -> TensorDataset:
         chosen = parts[split]
@@ -83,4 +99,8 @@ def images_to_splits(
         return TensorDataset(scaled, torch.from_numpy(labels[chosen].astype(np.int64)))
 
     made: dict[str, Any] = {split.value: dataset(split) for split in Split}
-    return Splits(name, digest_of([images, labels], parts), **made)
+    digest = digest_of([images, labels], parts)
+    if shift:
+        made["train"] = Shifted(made["train"], shift)
+        digest = hashlib.sha256(f"{digest} shift {shift}".encode()).hexdigest()
+    return Splits(name, digest, **made)

@@ -104,6 +104,25 @@ def test_seeds_and_sizes_change_the_digest() -> None:
         digits(size=7)
 
 
+def test_shifted_training_images_move_and_nothing_else_does() -> None:
+    plain, shifted = digits(seed=0), digits(seed=0, shift=2)
+    assert plain.digest != shifted.digest
+    assert rows(plain.test) == rows(shifted.test)
+    image, label = plain.train[3]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        moved = [shifted.train[3] for _ in range(60)]
+    assert {int(other) for _, other in moved} == {int(label)}
+    padded = torch.nn.functional.pad(image, (2, 2, 2, 2))
+    possible = {padded[:, y : y + 8, x : x + 8].numpy().tobytes() for y in range(5) for x in range(5)}
+    got = {other.numpy().tobytes() for other, _ in moved}
+    assert got <= possible
+    assert len(got) > 10
+    for wrong in (-1, 8):
+        with pytest.raises(ConfigError, match=f"data digits: shift is {wrong} pixels; .* 0 <= shift < 8"):
+            digits(shift=wrong)
+
+
 def test_mnist_5k_is_split_as_it_says_with_balanced_classes() -> None:
     splits = mnist_5k(seed=0)
     assert sizes_of(splits) == {"train": 3400, "calibration": 200, "validation": 400, "test": 1000}

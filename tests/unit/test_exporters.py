@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -20,6 +23,7 @@ from hydrapress.environment import Hardware
 from hydrapress.errors import BackendError, ConfigError, ModelError
 from hydrapress.stage import ports_of, product_of, stage_name
 from hydrapress_exporters import hydrapress_stages as exporters
+from hydrapress_exporters import onnx_export
 from hydrapress_exporters.onnx_export import strip_traces
 from hydrapress_exporters.parity import check_parity
 from hydrapress_exporters.stages import Onnx, TFLite
@@ -42,6 +46,13 @@ class Heard:
 
     def warn(self, text: str) -> None:
         self.warned.append(text)
+
+    def check_cancelled(self) -> None:
+        pass
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Any]:
+        yield Mock()
 
 
 class Samples:
@@ -160,9 +171,7 @@ class Sulky(torch.nn.Module):
 def test_a_model_that_does_not_export_is_named_with_the_reason(tmp_path: Path) -> None:
     context, _ = heard(tmp_path, Samples(3))
     expected = r"Sulky can't be exported to ONNX \(opset 18, batch size free\): \w+"
-    with pytest.raises(
-        ModelError, match=r"Sulky can't be exported to ONNX \(opset 18, batch size free\): \w+"
-    ):
+    with pytest.raises(ModelError, match=expected):
         Onnx().run(torch_model(Sulky(), 3), context=context)
 
 
@@ -177,6 +186,46 @@ def test_without_the_extra_the_exporter_says_how_to_install_it(
     empty = TFLiteModel(Signature((), ()), path=tmp_path / "m.tflite", params=0, macs=0)
     with pytest.raises(BackendError, match=r"quantizer/tflite_static needs .*'hydrapress\[tflite\]'"):
         TFLiteStatic().run(empty, context=context)
+
+
+def test_a_model_too_large_for_one_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_export, "MAX_BYTES", 100)
+    context, _ = heard(tmp_path, Samples(3))
+    with pytest.raises(ModelError, match="does not fit one ONNX file of at most 100 bytes"):
+        Onnx().run(torch_model(torch.nn.Linear(3, 2), 3), context=context)
+
+
+def test_an_invalid_file_by_the_exporter_is_told() -> None:
+    model = helper.make_model(helper.make_graph([helper.make_node("NoSuch", ["a"], ["b"])], "g", [], []))
+    with pytest.raises(ModelError, match="the exporter wrote an invalid ONNX file"):
+        onnx_export._serialized(model)
+
+
+def test_a_file_that_onnxruntime_does_not_run_is_told(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"nonsense")
+    with pytest.raises(ModelError, match="ONNX Runtime does not run the exported file"):
+        onnx_export._run_file(tmp_path / "m.onnx", Signature((), ()), ())
+
+
+def test_a_model_that_does_not_convert_to_tflite_is_named_with_the_reason(tmp_path: Path) -> None:
+    pytest.importorskip("litert_torch")
+    context, _ = heard(tmp_path, Samples(3))
+    with pytest.raises(ModelError, match=r"Sulky can't be converted to TFLite for inputs of shape \(1, 3\)"):
+        TFLite().run(torch_model(Sulky(), 3), context=context)
+
+
+def test_a_tflite_file_that_does_not_run_or_is_too_large_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("litert_torch")
+    from hydrapress_exporters import tflite_export
+
+    (tmp_path / "m.tflite").write_bytes(b"nonsense")
+    with pytest.raises(ModelError, match="LiteRT does not run the converted file"):
+        tflite_export._run_file(tmp_path / "m.tflite", (torch.zeros(1, 3),))
+    monkeypatch.setattr(tflite_export, "MAX_BYTES", 100)
+    with pytest.raises(ModelError, match="does not fit one TFLite file of at most 100 bytes"):
+        tflite_export.to_tflite(torch.nn.Linear(3, 2).eval(), (torch.zeros(1, 3),), tmp_path / "n.tflite")
 
 
 # --- quantizer/onnx_static --------------------------------------------------------------
@@ -242,3 +291,61 @@ def test_a_model_that_onnxruntime_does_not_take_is_a_model_error(tmp_path: Path)
     context, _ = heard(tmp_path, Samples(3))
     with pytest.raises(ModelError, match="ONNX Runtime can't prepare the model for quantization"):
         OnnxStatic(calibration=Calibration.MINMAX).run(model, context=context)
+
+
+def test_samples_that_do_not_fit_the_file_fail_the_calibration_with_the_reason(tmp_path: Path) -> None:
+    context, _ = heard(tmp_path, Samples(4))
+    with pytest.raises(ModelError, match=r"calibration by MINMAX on 5 samples failed: \w+"):
+        OnnxStatic(samples=5).run(onnx_model(tmp_path / "m.onnx"), context=context)
+
+
+def test_a_quantization_that_fails_is_told_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(onnx_static.ort, "quantize_static", fail)
+    context, _ = heard(tmp_path, Samples(3))
+    with pytest.raises(ModelError, match=r"can't quantize this model: RuntimeError: no such kernel.*'keep'"):
+        OnnxStatic().run(onnx_model(tmp_path / "m.onnx"), context=context)
+
+
+def test_an_invalid_quantized_file_is_told(tmp_path: Path) -> None:
+    model = onnx_model(tmp_path / "m.onnx")
+    proto = onnx.load_model(model.path)
+    proto.graph.node[0].op_type = "NoSuchOperator"
+    model.path.write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError, match="ONNX Runtime wrote an invalid file"):
+        onnx_static._write_clean(model.path)
+
+
+def test_a_range_that_a_mask_blew_up_is_warned_of(tmp_path: Path) -> None:
+    class Masked(Samples):
+        def sample_inputs(self, count: int) -> tuple[torch.Tensor, ...]:
+            return (torch.full((count, *self.shape), -3.4e38 / 8),)
+
+    context, fake = heard(tmp_path, Masked(3))
+    OnnxStatic(samples=2).run(onnx_model(tmp_path / "m.onnx"), context=context)
+    assert any("'x' has a range so wide" in text for text in fake.warned)
+
+
+def test_a_file_in_which_nothing_was_quantized_is_warned_of(tmp_path: Path) -> None:
+    context, fake = heard(tmp_path, Samples(3))
+    OnnxStatic(op_types=["Conv"]).run(onnx_model(tmp_path / "m.onnx"), context=context)
+    assert fake.warned == ["no operator was quantized: the file computes in float"]
+
+
+def test_a_tflite_file_that_is_no_float_model_is_refused_by_the_quantizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ai_edge_quantizer")
+    from hydrapress_quantizers import tflite_static
+
+    monkeypatch.setattr(tflite_static, "read_tensors", lambda path: {})
+    (tmp_path / "m.tflite").write_bytes(b"nonsense")
+    context, _ = heard(tmp_path, Samples(3))
+    inputs = (TensorSpec("args_0", "float32", (1, 3)),)
+    model = TFLiteModel(Signature(inputs, ()), path=tmp_path / "m.tflite", params=0, macs=0)
+    with pytest.raises(ModelError, match=r"m\.tflite: ai-edge-quantizer can't quantize it: \w+"):
+        TFLiteStatic().run(model, context=context)

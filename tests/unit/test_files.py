@@ -79,7 +79,7 @@ def test_operators_between_q_and_dq_count_as_integer(tmp_path: Path) -> None:
 
 
 def test_integer_operators_constants_are_read_along_their_edges(tmp_path: Path) -> None:
-    constants = {
+    constants: dict[str, np.ndarray] = {
         "w": np.ones((3, 4), np.int8),
         "ws": np.array([1, 2, 3, 4], np.float32),
         "wz": np.array([0, 1, 0, 1], np.int8),
@@ -93,13 +93,13 @@ def test_integer_operators_constants_are_read_along_their_edges(tmp_path: Path) 
     ]
     path = write(tmp_path / "m.onnx", onnx_model(nodes, constants))
     weight = onnx_file.read_tensors(path)["w"]
-    assert np.shape(weight.scale) == (1, 4)
-    assert np.shape(weight.zero_point) == (1, 4)
+    assert np.asarray(weight.scale).shape == (1, 4)
+    assert np.asarray(weight.zero_point).shape == (1, 4)
     assert onnx_file.count_operators(path).quantized == ("QLinearMatMul mm",)
 
 
 def test_gemm_of_integers_has_its_channels_in_rows_when_transposed(tmp_path: Path) -> None:
-    constants = {
+    constants: dict[str, np.ndarray] = {
         "w": np.ones((4, 3), np.int8),
         "ws": np.array([1, 2, 3, 4], np.float32),
         "wz": np.zeros(4, np.int8),
@@ -109,14 +109,17 @@ def test_gemm_of_integers_has_its_channels_in_rows_when_transposed(tmp_path: Pat
     inputs = ["x", "s", "z", "w", "ws", "wz"]
     node = helper.make_node("QGemm", inputs, ["y"], domain="com.microsoft", transB=1)
     path = write(tmp_path / "m.onnx", onnx_model([node], constants, microsoft=1))
-    assert np.shape(onnx_file.read_tensors(path)["w"].scale) == (4, 1)
+    assert np.asarray(onnx_file.read_tensors(path)["w"].scale).shape == (4, 1)
 
 
 def test_blocked_scales_are_spread_over_their_blocks(tmp_path: Path) -> None:
     node = helper.make_node("DequantizeLinear", ["w", "s"], ["y"], axis=1, block_size=2)
-    constants = {"w": np.ones((2, 3), np.int8), "s": np.array([[1, 2], [3, 4]], np.float32)}
+    constants: dict[str, np.ndarray] = {
+        "w": np.ones((2, 3), np.int8),
+        "s": np.array([[1, 2], [3, 4]], np.float32),
+    }
     weight = onnx_file.read_tensors(write(tmp_path / "m.onnx", onnx_model([node], constants)))["w"]
-    np.testing.assert_array_equal(weight.scale, [[1, 1, 2], [3, 3, 4]])  # type: ignore[arg-type]
+    np.testing.assert_array_equal(np.asarray(weight.scale), [[1, 1, 2], [3, 3, 4]])
 
 
 def test_constants_of_constant_nodes_are_read_too(tmp_path: Path) -> None:
@@ -204,6 +207,114 @@ def test_a_file_that_is_no_tflite_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\x08\x00\x00\x00TFL3\x04\x00\x04\x00\x04\x00\x00\x00")
     with pytest.raises(ModelError, match="is no whole TFLite file"):
         tflite_file.read_tensors(path)
+
+
+def tflite_bytes(
+    shape: list[int], kind: str, data: bytes, scales: list[float] | None = None, **about: Any
+) -> bytes:
+    """Write a TFLite file that holds one constant; ``about`` sets attributes of its tensor."""
+    pytest.importorskip("ai_edge_litert")
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model, graph, tensor, buffer = schema.ModelT(), schema.SubGraphT(), schema.TensorT(), schema.BufferT()
+    tensor.shape, tensor.type, tensor.name = shape, getattr(schema.TensorType, kind), b"w"
+    tensor.buffer, buffer.data = 1, np.frombuffer(data, np.uint8)
+    if scales is not None:
+        tensor.quantization = schema.QuantizationParametersT()
+        tensor.quantization.scale = scales
+        tensor.quantization.zeroPoint = [0] * len(scales)
+        tensor.quantization.quantizedDimension = 1
+    for name, value in about.items():
+        setattr(tensor, name, value)
+    graph.tensors, graph.operators, graph.inputs, graph.outputs = [tensor], [], [], []
+    model.subgraphs, model.buffers, model.operatorCodes = [graph], [schema.BufferT(), buffer], []
+    builder = flatbuffers.Builder(256)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def tflite(path: Path, *args: Any, **options: Any) -> Path:
+    path.write_bytes(tflite_bytes(*args, **options))
+    return path
+
+
+def test_tflite_constants_come_with_scales_along_their_axis(tmp_path: Path) -> None:
+    path = tflite(tmp_path / "m.tflite", [2, 3], "INT8", bytes(range(6)), [0.5, 1.0, 2.0])
+    weight = tflite_file.read_tensors(path)["w"]
+    np.testing.assert_array_equal(weight.values, [[0, 1, 2], [3, 4, 5]])
+    np.testing.assert_array_equal(np.asarray(weight.scale), [[0.5, 1.0, 2.0]])
+    assert tflite_file.count_operators(path).quantized == ()
+
+
+def test_two_four_bit_values_of_a_byte_are_read_with_their_signs(tmp_path: Path) -> None:
+    path = tflite(tmp_path / "m.tflite", [3], "INT4", bytes([0xF1, 0x07]))
+    np.testing.assert_array_equal(tflite_file.read_tensors(path)["w"].values, [1, -1, 7])
+
+
+def test_tensors_without_a_numpy_form_are_left_out(tmp_path: Path) -> None:
+    assert tflite_file.read_tensors(tflite(tmp_path / "m.tflite", [1], "STRING", b"abcd")) == {}
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "scales", "about", "message"),
+    [
+        ([2, 4], "INT8", None, {}, r"tensor 'w' has 6 values, its shape \(2, 4\) asks for 8"),
+        ([-2, -3], "INT8", None, {}, r"tensor 'w' has the impossible shape \(-2, -3\)"),
+        ([3, 2], "INT8", [1.0] * 3, {}, r"tensor 'w' has 3 scales or zero points, which do not fit axis 1"),
+        ([6], "INT8", None, {"buffer": 9}, "tensor 'w' is in buffer 9, which does not exist"),
+        ([6], "INT8", None, {"sparsity": True}, "'w' is sparsely encoded"),
+    ],
+)
+def test_malformed_tflite_tensors_are_refused(
+    tmp_path: Path,
+    shape: list[int],
+    kind: str,
+    scales: list[float] | None,
+    about: dict[str, Any],
+    message: str,
+) -> None:
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+    if "sparsity" in about:
+        about = {"sparsity": schema.SparsityParametersT()}
+    path = tflite(tmp_path / "m.tflite", shape, kind, bytes(6), scales, **about)
+    with pytest.raises(ModelError, match=message):
+        tflite_file.read_tensors(path)
+
+
+def test_an_impossible_number_of_entries_is_refused() -> None:
+    with pytest.raises(ValueError, match="it tells of 1000000 entries in 4 bytes"):
+        tflite_file._bounded(10**6, b"TFL3")
+
+
+def test_every_truncation_of_a_tflite_file_is_a_model_error(tmp_path: Path) -> None:
+    whole = tflite_bytes([2, 3], "INT8", bytes(range(1, 7)), [0.5, 1.0, 2.0])
+    path = tmp_path / "cut.tflite"
+    for length in range(len(whole) - 8):  # the last bytes are padding
+        path.write_bytes(whole[:length])
+        with pytest.raises(ModelError, match=r"cut\.tflite: is no"):
+            tflite_file.read_tensors(path)
+
+
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8))
+def test_a_damaged_tflite_file_is_read_or_refused_but_never_crashes(
+    tmp_path: Path, changes: list[tuple[int, int]]
+) -> None:
+    data = bytearray(tflite_bytes([2, 3], "INT8", bytes(range(6)), [0.5, 1.0, 2.0]))
+    for where, value in changes:
+        data[where % len(data)] = value
+    path = tmp_path / "damaged.tflite"
+    path.write_bytes(data)
+    for read in (tflite_file.read_tensors, tflite_file.count_operators):
+        with contextlib.suppress(ModelError):
+            read(path)
+
+
+def test_an_operator_set_that_is_cut_off_is_noticed(tmp_path: Path) -> None:
+    node = helper.make_node("QGemm", ["x"], ["y"], domain="com.microsoft")
+    with pytest.raises(ModelError, match=r"no opset of \['com.microsoft'\]"):
+        onnx_file.read_tensors(write(tmp_path / "m.onnx", onnx_model([node], {})))
 
 
 def test_without_the_extra_the_message_says_how_to_install_it(

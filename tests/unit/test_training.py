@@ -74,6 +74,25 @@ def test_one_seed_gives_one_result_and_another_seed_another(tmp_path: Path) -> N
     assert not same_bits(one.module, other.module)
 
 
+def test_each_epoch_sees_every_sample_once_in_an_order_of_its_own(tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    def watch(module: Any, inputs: tuple[torch.Tensor, ...], targets: torch.Tensor) -> torch.Tensor:
+        seen.extend(targets.tolist())
+        return cross_entropy(module(*inputs), targets * 0)
+
+    data = TensorDataset(torch.rand(40, 1, 8, 8), torch.arange(40))
+    context = context_of(
+        tmp_path,
+        splits=lambda: Splits("count", "digest", data, data, data, data),
+        objective=Scripted([0.5, 0.5], targets_matter=False),
+    )
+    train(small_model(), TrainingPlan(epochs=2, batch_size=10), context=context, loss=watch)
+    first, second = seen[:40], seen[40:]
+    assert sorted(first) == sorted(second) == list(range(40))
+    assert first != second
+
+
 @pytest.mark.parametrize("optimizer", Optimizer)
 @pytest.mark.parametrize("stop_after", [3, 17, 26])
 def test_an_interrupted_training_resumes_to_the_same_bits(
@@ -150,12 +169,15 @@ class Scripted(Objective):
 
     metric = "score"
 
-    def __init__(self, scores: list[float], *, greater_is_better: bool = True) -> None:
+    def __init__(
+        self, scores: list[float], *, greater_is_better: bool = True, targets_matter: bool = True
+    ) -> None:
         self.scores = list(scores)
         self.greater_is_better = greater_is_better
+        self.targets_matter = targets_matter
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return cross_entropy(outputs, targets)
+        return cross_entropy(outputs, targets if self.targets_matter else targets * 0)
 
     def quality(self, outputs: np.ndarray, targets: np.ndarray) -> float:
         return self.scores.pop(0)
