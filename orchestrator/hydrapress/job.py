@@ -112,7 +112,7 @@ def resolve_device(device: Device) -> str:
     if not available[device]:
         names = ", ".join(d.value for d, there in available.items() if there)
         raise ConfigError(f"device: '{device.value}' is not available here; available: auto, {names}")
-    return device.value
+    return str(device.value)
 
 
 def tracking_of(config: Config) -> Mapping[str, Any]:
