@@ -51,7 +51,7 @@ class Loop:
 
     def run(self) -> TorchModel:
         """Train, or go on where a checkpoint left off, and give the best epoch's model."""
-        with _own_process_state(self.plan.threads), _own_accelerate_state():
+        with _own_process_state(self.plan.threads, self.context.device), _own_accelerate_state():
             accelerator = Accelerator(cpu=self.context.device == "cpu", mixed_precision="no", rng_types=[])
             if accelerator.device.type != self.context.device:
                 raise StageError(
@@ -265,16 +265,21 @@ def _seed_everything(seed: int, epoch: int) -> None:
 
 
 @contextmanager
-def _own_process_state(threads: int) -> Iterator[None]:
-    """Set threads and determinism, and put them and the random generators back afterwards."""
+def _own_process_state(threads: int, device: str) -> Iterator[None]:
+    """Set threads and determinism, and put them and the random generators back afterwards.
+
+    Determinism is asked for on the CPU alone: elsewhere torch has no deterministic form of
+    some kernels, and would warn at each.
+    """
     threads_before = torch.get_num_threads()
     strict_before = torch.are_deterministic_algorithms_enabled()
     warn_before = torch.is_deterministic_algorithms_warn_only_enabled()
     numpy_before, python_before = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng():
+    forked = [torch.cuda.current_device()] if device == "cuda" and torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=forked):
         try:
             torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.use_deterministic_algorithms(device == "cpu", warn_only=True)
             yield
         finally:
             torch.set_num_threads(threads_before)

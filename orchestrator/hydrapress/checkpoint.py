@@ -93,6 +93,8 @@ def load_checkpoint(folder: Path, plugins: Plugins, trust: tuple[str, ...] = ())
         module = apply_surgery(_fresh_module(make, architecture.factory), architecture.surgery)
     except HydrapressError as error:
         raise ModelError(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise ModelError(f"{path}: its modules are nested too deeply to be walked over") from error
     _fill(module, _read_tensors(folder / WEIGHTS_FILE), architecture, folder)
     return TorchModel(
         signature=architecture.signature,
@@ -104,16 +106,20 @@ def load_checkpoint(folder: Path, plugins: Plugins, trust: tuple[str, ...] = ())
 
 def _resolve_factory(factory: Factory, plugins: Plugins, trust: tuple[str, ...]) -> Callable[..., Any]:
     name = factory.name
-    if name in plugins.models or not {".", ":"} & set(name):
-        return plugins.resolve(plugins.models, "model", name)
+    registered = name in plugins.models or not {".", ":"} & set(name)
     module = _module_of(name)
-    if not any(module == prefix or module.startswith(f"{prefix}.") for prefix in trust if prefix):
+    if not registered and not any(module == p or module.startswith(f"{p}.") for p in trust if p):
         raise ModelError(
             f"factory '{name}' is an import path, and '{module}' is not trusted (trusted: "
             f"{', '.join(trust) or 'nothing'}); if you trust it, allow it by "
             f"hydrapress.load(folder, trust=['{module.partition('.')[0]}'])"
         )
-    return import_path(name)
+    try:
+        return plugins.resolve(plugins.models, "model", name) if registered else import_path(name)
+    except HydrapressError:
+        raise
+    except Exception as error:  # a package may raise anything at import
+        raise ModelError(f"factory '{name}' can't be imported ({type(error).__name__}: {error})") from error
 
 
 def _module_of(path: str) -> str:
@@ -250,7 +256,8 @@ def _require_same_outputs(model: TorchModel, loaded: TorchModel) -> None:
     try:
         reference = copy.deepcopy(model.module).cpu().eval()
         for tensor in (*reference.parameters(), *reference.buffers()):
-            tensor.data = tensor.data.contiguous()  # as it is stored; another layout may round otherwise
+            # laid out and aligned as it will be read back; otherwise kernels may round otherwise
+            tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
         expected = _run(reference, sample)
     except Exception as error:  # the module is third-party code
         raise ModelError(

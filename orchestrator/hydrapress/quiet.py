@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import tempfile
@@ -26,6 +27,39 @@ class Muffled:
         return "\n".join(self.text.strip().splitlines()[-lines:])
 
 
+class _Door(io.TextIOBase):
+    """Leads to a sink while closed, to the stream of that name once opened again.
+
+    A library that is imported in a quiet block may keep the stream it finds, as handlers of
+    ``logging`` do, and go on writing to it long after.
+    """
+
+    def __init__(self, name: str, sink: io.StringIO) -> None:
+        self._name = name
+        self._sink: io.StringIO | None = sink
+
+    def open_again(self) -> None:
+        self._sink = None
+
+    def _stream(self) -> io.TextIOBase | None:
+        if self._sink is not None:
+            return self._sink
+        now = getattr(sys, self._name)
+        return getattr(sys, f"__{self._name}__", None) if now is self else now
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        stream = self._stream()
+        return stream.write(text) if stream is not None else len(text)
+
+    def flush(self) -> None:
+        stream = self._stream()
+        if stream is not None:
+            stream.flush()
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[Muffled]:
     """Keep stdout, stderr and warnings of a block off the terminal, C++ prints included.
@@ -38,28 +72,29 @@ def quiet() -> Iterator[Muffled]:
         What was printed; its ``text`` is filled when the block ends, also by an error.
     """
     muffled = Muffled()
+    printed = io.StringIO()
+    doors = _Door("stdout", printed), _Door("stderr", printed)
     with tempfile.TemporaryFile() as sink:
         _flush()
         saved = os.dup(1), os.dup(2)
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
-        writer = os.fdopen(os.dup(sink.fileno()), "w", encoding="utf-8", errors="replace")
         try:
             with (
-                writer,
-                contextlib.redirect_stdout(writer),
-                contextlib.redirect_stderr(writer),
+                contextlib.redirect_stdout(doors[0]),
+                contextlib.redirect_stderr(doors[1]),
                 warnings.catch_warnings(),
             ):
                 warnings.simplefilter("ignore")
                 yield muffled
         finally:
             _flush()
-            for descriptor, copy in zip((1, 2), saved, strict=True):
+            for door, descriptor, copy in zip(doors, (1, 2), saved, strict=True):
                 os.dup2(copy, descriptor)
                 os.close(copy)
+                door.open_again()
             sink.seek(0)
-            muffled.text = sink.read().decode("utf-8", errors="replace")
+            muffled.text = sink.read().decode("utf-8", errors="replace") + printed.getvalue()
 
 
 def _flush() -> None:

@@ -40,7 +40,7 @@ _ENVIRONMENT = {
 
 @contextlib.contextmanager
 def quiet_mlflow() -> Iterator[None]:
-    """Keep MLflow's and Alembic's log lines and warnings off the terminal."""
+    """Keep log lines and warnings of MLflow and of what it uses off the terminal."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with warnings.catch_warnings():
@@ -48,7 +48,7 @@ def quiet_mlflow() -> Iterator[None]:
         # its import sets the level of its loggers, so it must come before ours
         import mlflow  # noqa: F401
 
-        loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
+        loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "urllib3")]
         levels = [logger.level for logger in loggers]
         for logger in loggers:
             logger.setLevel(logging.ERROR)

@@ -38,6 +38,7 @@ PARENT_TAG = "mlflow.parentRunId"
 _MAX_METRICS = 800
 _MAX_PARAMS = 100
 _MAX_DIGEST = 36
+_DIGEST_CHARS = 24
 
 T = TypeVar("T")
 
@@ -182,7 +183,8 @@ class Sink:
             DatasetInput(
                 Dataset(
                     part.name,
-                    part.digest[:_MAX_DIGEST],
+                    # MLflow keeps one entry a digest, and the splits are several
+                    f"{part.digest[:_DIGEST_CHARS]}-{part.split}"[:_MAX_DIGEST],
                     source_type="hydrapress",
                     source=part.name,
                     profile=f'{{"num_rows": {part.samples}}}',

@@ -116,4 +116,4 @@ class Stream:
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+    return f"{type(error).__name__}: {text[:120]}" if text else type(error).__name__

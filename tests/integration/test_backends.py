@@ -29,7 +29,7 @@ from hydrapress.companions.doctor import diagnose, main
 from hydrapress.errors import BackendError
 from hydrapress.plugins import Package, Plugins
 from hydrapress.stage import stage_name
-from hydrapress_backends import hydrapress_backends, hydrapress_stages
+from hydrapress_backends import hydrapress_backends, hydrapress_stages, litert
 from hydrapress_backends.litert import LiteRTCpu
 from hydrapress_backends.onnxruntime import OnnxRuntimeCpu
 from hydrapress_backends.torch_eager import TorchEager
@@ -58,7 +58,7 @@ def linear() -> torch.nn.Module:
 @pytest.fixture(scope="module")
 def expected(linear: torch.nn.Module) -> np.ndarray:
     layer: Any = linear[1]  # type: ignore[index]  # a Sequential
-    return SAMPLES @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
+    return np.asarray(SAMPLES @ layer.weight.detach().numpy().T + layer.bias.detach().numpy())
 
 
 def as_file(cls: type[FileModel], path: Path) -> Any:
@@ -214,6 +214,12 @@ def test_litert_saturates_what_is_out_of_range(tflite_paths: dict[str, Path]) ->
     large = session.run((np.full((1, FEATURES), 1e6, np.float32),))[0].copy()
     larger = session.run((np.full((1, FEATURES), 1e9, np.float32),))[0]
     np.testing.assert_array_equal(large, larger)
+
+
+def test_litert_refuses_an_input_with_a_scale_for_each_channel() -> None:
+    scales = {"scales": np.ones(2), "zero_points": np.zeros(2)}
+    with pytest.raises(BackendError, match="'x' is quantized per channel; give one scale"):
+        litert._Tensor.of({"name": "x", "quantization_parameters": scales})
 
 
 def test_litert_refuses_wrong_inputs(tflite_paths: dict[str, Path]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
+import io
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +19,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from hydrapress import measure_process, measure_worker
 from hydrapress.artifacts import (
     Factory,
     Model,
@@ -31,7 +34,10 @@ from hydrapress.backend import Backend
 from hydrapress.context import Bar, Context, Services
 from hydrapress.errors import BackendError, ConfigError
 from hydrapress.measure import MeasurementProtocol, Row, measure, require_backend
+from hydrapress.measure_process import WorkerProcess
+from hydrapress.measure_worker import QUALITY_BATCH_SIZE, Setup
 from hydrapress.moments import RunInfo
+from hydrapress.plugins import Plugins
 from hydrapress.task import Objective, Splits, Task
 from hydrapress_backends.onnxruntime import OnnxRuntimeCpu
 from hydrapress_backends.stages import Benchmark
@@ -155,7 +161,7 @@ def _no_process_is_left() -> Iterator[None]:
 
 BACKENDS = textwrap.dedent(
     '''
-    import os, sys, time
+    import os, sys, threading
     from hydrapress.artifacts import OnnxModel
     from hydrapress.backend import Backend, Session
     from hydrapress.errors import BackendError
@@ -219,6 +225,11 @@ BACKENDS = textwrap.dedent(
     class FlatteningSession(ChattySession):
         def run(self, inputs):
             return (inputs[0].reshape(-1)[:0],)
+
+    class Hanging(Chatty):
+        name = "hanging-cpu"
+        def load(self, model, *, threads, batch_size):
+            threading.Event().wait()
 
     class Absent(Chatty):
         name = "absent-cpu"
@@ -317,6 +328,55 @@ def test_a_backend_that_fails_is_a_row_with_a_problem(
         raise BackendError(failed.problem)
     assert (failed.metrics, failed.verdict) == ({}, "not measured")
     assert sound.problem is None
+
+
+def test_a_backend_that_hangs_is_ended(
+    context: Context, abacus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure_process, "_ANSWER_LIMIT_S", 3.0)
+    monkeypatch.setattr(measure_process, "_GRACE_S", 0.1)
+    models = {"dense": make_onnx(tmp_path, "dense")}
+    (row,) = measure(models, [abacus.Hanging()], QUICK, context=context)
+    assert row.problem is not None
+    assert "the worker did not answer for 3 s" in row.problem
+
+
+def a_setup(model: OnnxModel, folder: Path) -> Setup:
+    place = folder / "saved"
+    place.mkdir()
+    model.save(place)
+    inputs = folder / "inputs.npy"
+    np.save(inputs, make_samples()[0], allow_pickle=False)
+    backend = "hydrapress_backends.onnxruntime:OnnxRuntimeCpu"
+    return Setup(str(place), "onnx", "onnxruntime-cpu", backend, (str(inputs),), 1, 1, 1, (), tuple(sys.path))
+
+
+@pytest.mark.parametrize(
+    ("request_", "problem"), [("dance", "unknown request 'dance'"), ("block", "asked to run before 'load'")]
+)
+def test_a_worker_refuses_what_it_can_not_do(tmp_path: Path, request_: str, problem: str) -> None:
+    setup = a_setup(make_onnx(tmp_path, "dense"), tmp_path)
+    with WorkerProcess(setup, tmp_path / "log", lambda: None) as worker:
+        assert worker.started()["version"]
+        with pytest.raises(BackendError, match=problem):
+            worker.ask(request_, block_ns=1)
+
+
+@pytest.mark.parametrize(("batch", "used"), [("n", QUALITY_BATCH_SIZE), (1, 1)])
+def test_a_slow_model_is_judged_in_larger_batches_where_it_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int | str, used: int
+) -> None:
+    monkeypatch.setattr(measure_worker, "_QUALITY_LIMIT_S", 0.0)
+    setup = a_setup(make_onnx(tmp_path, "dense", batch=batch), tmp_path)
+    subject = measure_worker._Subject(setup, Plugins(), OnnxRuntimeCpu())
+    try:
+        subject.load()
+        assert subject.quality(tmp_path / "outputs.npy", io.StringIO()) == used
+    finally:
+        subject.close()
+        gc.unfreeze()
+    outputs = np.load(tmp_path / "outputs.npy", allow_pickle=False)
+    np.testing.assert_allclose(outputs, make_samples()[0] @ make_weights(), atol=1e-5)
 
 
 def test_the_next_model_is_the_baseline_where_the_first_fails(context: Context, tmp_path: Path) -> None:

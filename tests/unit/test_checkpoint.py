@@ -71,6 +71,14 @@ class Words(nn.Module):
         return out
 
 
+class Options:
+    """An object of its own, without equality."""
+
+    def __init__(self) -> None:
+        self.size = 3
+        self.parent = self
+
+
 class Shared(nn.Module):
     """One activation and one layer used twice; a list that names submodules again."""
 
@@ -81,7 +89,15 @@ class Shared(nn.Module):
         self.act = nn.ReLU()
         self.act2 = self.act
         self.steps = [self.first, self.act]
-        self.options = {"p": 0.5, "names": ["a"], "function": torch.relu, "key": lambda x: x}
+        limit, itself = [1, 2], self
+        self.options = {"p": 0.5, "names": ["a"], "function": torch.relu, "key": lambda x: (x, limit, itself)}
+        self.table = np.arange(3)
+        self.offset = torch.ones(2)
+        self.helper = self.help
+        self.config = Options()
+
+    def help(self) -> int:
+        return 3
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for step in self.steps:
@@ -112,12 +128,16 @@ def no_module() -> int:
     return 3
 
 
+def anything(**options: Any) -> nn.Module:
+    return nn.Linear(4, 4)
+
+
 def failing() -> nn.Module:
     raise RuntimeError("no such file")
 
 
 NETS = types.ModuleType("checkpoint_nets")
-for _net in (Block, Words, Shared, Needy, stack, no_module, failing):
+for _net in (Block, Words, Shared, Needy, stack, no_module, anything, failing):
     setattr(NETS, _net.__name__, _net)
 sys.modules["checkpoint_nets"] = NETS
 
@@ -127,7 +147,7 @@ class NetsPlugin:
 
     @hookimpl
     def hydrapress_models(self) -> dict[str, str]:
-        names = ("Block", "Words", "Shared", "Needy", "stack", "no_module", "failing")
+        names = ("Block", "Words", "Shared", "Needy", "stack", "no_module", "anything", "failing")
         return {name.lower(): f"checkpoint_nets:{name}" for name in names}
 
 
@@ -177,6 +197,7 @@ def round_trip(model: TorchModel, folder: Path, plugins: Plugins) -> TorchModel:
     assert str(loaded.module) == str(model.module)
     assert not any(m.training for m in loaded.module.modules())
     assert loaded.signature == model.signature
+    assert loaded.factory == model.factory
     return loaded
 
 
@@ -351,6 +372,12 @@ def test_a_factory_that_looks_into_its_numbers(tmp_path: Path, plugins: Plugins)
 
 def test_another_memory_layout_is_the_same_model(tmp_path: Path, plugins: Plugins) -> None:
     model = image_model(Block(8).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    round_trip(model, tmp_path, plugins)
+
+
+def test_numbers_beyond_json(tmp_path: Path, plugins: Plugins) -> None:
+    model = image_model()
+    model.module.act = nn.Hardtanh(-float("inf"), float("inf"))
     round_trip(model, tmp_path, plugins)
 
 
@@ -663,6 +690,39 @@ def test_a_replaced_module_that_a_list_still_names_is_refused(tmp_path: Path, pl
         save_checkpoint(flat_model(module, Factory("shared")), tmp_path, plugins=plugins)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("options", {"p": 0.6}),
+        ("table", np.arange(4)),
+        ("offset", torch.zeros(2)),
+        ("helper", Shared.help),
+        ("config", types.SimpleNamespace(size=3)),
+        ("steps", [nn.ReLU()]),
+    ],
+)
+def test_objects_that_differ_from_the_factorys_are_refused(
+    name: str, value: object, tmp_path: Path, plugins: Plugins
+) -> None:
+    module = Shared()
+    setattr(module, name, value)
+    with pytest.raises(
+        ModelError, match=rf"attribute '{name}' differs from the factory's and can't be saved"
+    ):
+        save_checkpoint(flat_model(module, Factory("shared")), tmp_path, plugins=plugins)
+    module = Shared()
+    module.config.size = 4
+    with pytest.raises(ModelError, match=r"attribute 'config' differs"):
+        save_checkpoint(flat_model(module, Factory("shared")), tmp_path, plugins=plugins)
+
+
+def test_a_parameter_named_again_by_an_attribute_is_refused(tmp_path: Path, plugins: Plugins) -> None:
+    module: Any = Shared()
+    module.offset = [module.first.weight]
+    with pytest.raises(ModelError, match=r"attribute 'offset' differs"):
+        save_checkpoint(flat_model(module, Factory("shared")), tmp_path, plugins=plugins)
+
+
 def test_a_hidden_state_is_found_by_comparing_outputs(
     tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -706,13 +766,12 @@ def test_a_factory_that_does_not_fit_is_refused(
 
 
 def test_arguments_that_are_no_json_are_refused(tmp_path: Path, plugins: Plugins) -> None:
-    specs = [["Flatten", torch.tensor(1)]]
-    model = flat_model(stack(specs), Factory("stack", {"specs": specs}))
-    message = r"'stack': args.specs\[0\]\[1\]: a Tensor is no plain value.*arguments must be JSON values"
+    model = flat_model(nn.Linear(4, 4), Factory("anything", {"a": [Path("x")]}))
+    message = r"'anything': args.a\[0\]: a \w+ is no plain value.*arguments must be JSON values"
     with pytest.raises(ModelError, match=message):
         save_checkpoint(model, tmp_path, plugins=plugins)
-    model = flat_model(stack([]), Factory("stack", {"specs": {}, "a": {1: 2}}))
-    with pytest.raises(ModelError, match="failed with"):
+    model = flat_model(nn.Linear(4, 4), Factory("anything", {"a": {1: 2}}))
+    with pytest.raises(ModelError, match=r"args.a has the key 1; keys must be strings"):
         save_checkpoint(model, tmp_path, plugins=plugins)
 
 
@@ -894,6 +953,25 @@ def test_a_trusted_path_that_does_not_import(saved: Path, plugins: Plugins) -> N
     tamper(saved, lambda data: data["factory"].update(name="checkpoint_nets:Nothing"))
     with pytest.raises(ModelError, match="'checkpoint_nets:Nothing' can't be imported"):
         load_checkpoint(saved, plugins, trust=("checkpoint_nets",))
+
+
+def test_modules_nested_without_end_are_refused(saved: Path, plugins: Plugins) -> None:
+    paths = ["act" + ".0" * depth for depth in range(1200)]
+    tamper(saved, lambda data: data["surgery"].extend({"path": path, "new": "Sequential"} for path in paths))
+    with pytest.raises(ModelError, match=r"architecture.json: its modules are nested too deeply"):
+        load_checkpoint(saved, plugins)
+
+
+def test_a_trusted_module_that_breaks_at_import(
+    saved: Path, plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_net.py").write_text("raise RuntimeError('half installed')")
+    monkeypatch.syspath_prepend(tmp_path)
+    tamper(saved, lambda data: data["factory"].update(name="broken_net.make"))
+    with pytest.raises(
+        ModelError, match=r"'broken_net.make' can't be imported \(RuntimeError: half installed\)"
+    ):
+        load_checkpoint(saved, plugins, trust=("broken_net",))
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000, b"null"])

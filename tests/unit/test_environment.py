@@ -27,11 +27,11 @@ MACHINE = Hardware("Some CPU", ("avx2",), 4, 8, 16_000_000_000, "Linux 6 x86_64"
 
 
 def test_x86_cpuinfo() -> None:
-    assert read_cpuinfo(X86) == ("Some Processor 9000", {"fpu", "sse4_2", "avx2", "avx512_vnni"})
+    assert read_cpuinfo(X86) == ("Some Processor 9000", frozenset({"fpu", "sse4_2", "avx2", "avx512_vnni"}))
 
 
 def test_arm_cpuinfo_has_no_name() -> None:
-    assert read_cpuinfo(ARM) == ("", {"fp", "asimd", "asimddp"})
+    assert read_cpuinfo(ARM) == ("", frozenset({"fp", "asimd", "asimddp"}))
 
 
 def test_this_machine() -> None:

@@ -16,6 +16,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime import quantization
 
 from hydrapress.artifacts import Factory, OnnxModel, Signature, TensorSpec, TFLiteModel, TorchModel
 from hydrapress.context import Context
@@ -305,7 +306,7 @@ def test_a_quantization_that_fails_is_told_with_what_to_do(
     def fail(*args: Any, **options: Any) -> None:
         raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr(onnx_static.ort, "quantize_static", fail)
+    monkeypatch.setattr(quantization, "quantize_static", fail)
     context, _ = heard(tmp_path, Samples(3))
     with pytest.raises(ModelError, match=r"can't quantize this model: RuntimeError: no such kernel.*'keep'"):
         OnnxStatic().run(onnx_model(tmp_path / "m.onnx"), context=context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,7 @@ def tflite_bytes(
 ) -> bytes:
     """Write a TFLite file that holds one constant; ``about`` sets attributes of its tensor."""
     pytest.importorskip("ai_edge_litert")
-    import flatbuffers
+    import flatbuffers  # type: ignore[import-untyped]  # ships no types
     from ai_edge_litert import schema_py_generated as schema
 
     model, graph, tensor, buffer = schema.ModelT(), schema.SubGraphT(), schema.TensorT(), schema.BufferT()
@@ -419,6 +420,15 @@ def test_quiet_keeps_prints_and_warnings_off_the_terminal(
     assert (out, err) == ("after\n", "")
     assert "from python" in muffled.text
     assert muffled.tail(1) in ("from python", "from C++")
+
+
+def test_a_handler_made_in_a_quiet_block_works_after_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with quiet() as muffled:
+        handler = logging.StreamHandler()
+        handler.emit(logging.makeLogRecord({"msg": "during"}))
+    handler.emit(logging.makeLogRecord({"msg": "after"}))
+    assert capsys.readouterr().err == "after\n"
+    assert muffled.text == "during\n"
 
 
 def test_quiet_gives_the_terminal_back_after_an_error(capfd: pytest.CaptureFixture[str]) -> None:

@@ -52,7 +52,7 @@ def test_two_starts_give_a_very_wide_interval() -> None:
 
 
 def test_equal_starts_give_a_point() -> None:
-    assert geometric_interval([2.0, 2.0, 2.0]) == pytest.approx(Interval(2.0, 2.0, 2.0))  # type: ignore[call-overload]
+    assert geometric_interval([2.0, 2.0, 2.0]) == pytest.approx(Interval(2.0, 2.0, 2.0))
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=2, max_size=12))
