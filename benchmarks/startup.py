@@ -28,8 +28,9 @@ def seconds(command: list[str], folder: str) -> float:
 
 def heavy_imports(arguments: list[str], folder: str) -> list[str]:
     code = (
-        "import sys; from hydrapress.cli import main; main(sys.argv[1:])\n"
-        f"print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
+        "import atexit, sys; from hydrapress.cli import main\n"
+        f"atexit.register(lambda: print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr))\n"
+        "main(sys.argv[1:])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=folder, check=True, capture_output=True, text=True

@@ -10,8 +10,10 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field, make_dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import MethodType
+from typing import Any, TypeGuard
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
@@ -20,7 +22,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from .artifacts import Factory
 from .errors import ConfigError, near_names
 from .plugins import Plugins, StageSpec, import_path
-from .stage import Stage, stage_name
+from .stage import RESERVED, Stage, stage_name
 from .task import Task
 
 __all__ = ["Config", "Device", "option", "register_options", "stage_from", "task_from"]
@@ -110,8 +112,12 @@ class Config:
     store: StoreConfig = field(default_factory=StoreConfig)
 
 
+@cache
 def option(cls: type[Stage]) -> DictConfig:
-    """Make the Hydra option of a stage class: its fields, ``inputs``, ``enabled``, ``use``."""
+    """Make the Hydra option of a stage class: its fields, ``inputs``, ``enabled``, ``use``.
+
+    Made once a class; merging into it gives a copy.
+    """
     slot = make_dataclass(
         cls.__name__,
         [("inputs", Any, None), ("enabled", bool, True), ("use", str, stage_name(cls))],
@@ -127,6 +133,8 @@ def option(cls: type[Stage]) -> DictConfig:
 def register_options(plugins: Plugins) -> None:
     """Store the schema and every stage where Hydra composes from."""
     store = ConfigStore.instance()
+    # Hydra copies the whole singleton for every group that --help lists, and loads copies anyway
+    store.__dict__["__deepcopy__"] = MethodType(_itself, store)
     store.store(name="schema", node=Config, provider="hydrapress")
     for spec in plugins.stages.values():
         kind, _, name = spec.name.partition("/")
@@ -141,11 +149,9 @@ def stage_from(spec: StageSpec, config: Mapping[str, Any] | DictConfig) -> Stage
     Raises:
         ConfigError: If a field is unknown, of another type, not given or out of range.
     """
-    given = OmegaConf.to_container(config) if isinstance(config, DictConfig) else dict(config)
-    node = option(spec.cls)
     try:
-        merged = OmegaConf.merge(node, given)
-        slot: Any = OmegaConf.to_object(merged)
+        typed = config if _is_option_of(config, spec.cls) else _merged(config, spec.cls)
+        slot: Any = OmegaConf.to_object(typed)
     except MissingMandatoryValue as error:
         raise ConfigError(f"{spec.name}: '{error.full_key}' must be given") from error
     except OmegaConfBaseException as error:
@@ -153,6 +159,22 @@ def stage_from(spec: StageSpec, config: Mapping[str, Any] | DictConfig) -> Stage
         field_name = f"'{error.full_key}': " if error.full_key and f"'{error.full_key}'" not in reason else ""
         raise ConfigError(f"{spec.name}: {field_name}{reason}") from error
     return spec.cls(**{f.name: getattr(slot, f.name) for f in dataclasses.fields(spec.cls)})
+
+
+def _is_option_of(config: Any, cls: type[Stage]) -> TypeGuard[DictConfig]:
+    """Tell whether Hydra composed it from this class, and so has checked its types."""
+    found = OmegaConf.get_type(config) if isinstance(config, DictConfig) else None
+    return isinstance(found, type) and issubclass(found, cls)
+
+
+def _merged(config: Mapping[str, Any] | DictConfig, cls: type[Stage]) -> Any:
+    given: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
+    fields = {name: value for name, value in given.items() if name not in RESERVED}
+    return OmegaConf.merge(option(cls), fields) if fields else option(cls)
+
+
+def _itself(store: ConfigStore, memo: object) -> ConfigStore:
+    return store
 
 
 def task_from(config: Config, plugins: Plugins) -> Task:
@@ -192,6 +214,7 @@ def task_from(config: Config, plugins: Plugins) -> Task:
         make_module=make_module,
         make_splits=make_splits,
         make_objective=lambda: plugins.resolve(plugins.tasks, "task", task.name)(**task.args),
+        objective_args=dict(task.args),
         seed=config.seed,
         # what the user's own config names may be imported when a checkpoint is read back
         trust=(model._target_.replace(":", ".").rpartition(".")[0],) if model._target_ else (),

@@ -104,11 +104,13 @@ def _run(
     if isinstance(model, TorchModel):
         import torch
 
+        from .modeling import output_tensors
+
         module = model.module.to(device).eval()
         with torch.inference_mode():
             for inputs, targets in task.loader(split, _BATCH):
-                outputs = module(*(i.to(device) for i in _as_tuple(inputs)))
-                yield outputs.cpu().numpy(), targets.numpy()
+                outputs = output_tensors(module(*(i.to(device) for i in _as_tuple(inputs))))
+                yield outputs[0].cpu().numpy(), targets.numpy()
         module.to("cpu")
         return
     if backend is None:

@@ -215,8 +215,10 @@ def _predecessors(drafts: Mapping[str, _Draft]) -> dict[str, list[str]]:
 def _bad_bypasses(drafts: Mapping[str, _Draft]) -> list[str]:
     problems = []
     for draft in drafts.values():
+        if draft.enabled:
+            continue
         needed_by = [other.id for other in drafts.values() if draft.id in other.sources]
-        if not draft.enabled and needed_by and _stand_in(draft, drafts) is None:
+        if needed_by and _stand_in(draft, drafts) is None:
             problems.append(
                 f"stages.{draft.id}: can't be disabled, since it has no single input of the type that it "
                 f"yields ({draft.spec.produces.__name__}) to stand in for it; take it out with "

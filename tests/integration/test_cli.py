@@ -29,15 +29,17 @@ def hydrapress(*arguments: str, cwd: Path, **environment: str) -> subprocess.Com
     "arguments", [["--help"], ["plugins"], ["explain", "pruner/magnitude"], ["graph", "--no-store"]]
 )
 def test_looking_around_imports_nothing_heavy(arguments: list[str], workdir: Path) -> None:
+    # Hydra leaves by sys.exit after --help, so the look at sys.modules waits for the end
     code = (
-        "import sys; from hydrapress.cli import main; code = main(sys.argv[1:])\n"
-        f"heavy = [m for m in {HEAVY!r} if m in sys.modules]\n"
-        "sys.exit(repr(heavy) if heavy else code)"
+        "import atexit, sys; from hydrapress.cli import main\n"
+        f"atexit.register(lambda: print('heavy:', [m for m in {HEAVY!r} if m in sys.modules]))\n"
+        "sys.exit(main(sys.argv[1:]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "heavy: []"
 
 
 def test_help_shows_groups_and_ends_with_a_command_to_try(workdir: Path) -> None:
