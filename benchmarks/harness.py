@@ -23,9 +23,9 @@ import numpy as np
 
 from hydrapress.artifacts import OnnxModel, Signature, TensorSpec
 from hydrapress.environment import hardware, load_average
-from hydrapress.measure_process import WorkerProcess, worker_environment
-from hydrapress.measure_worker import Setup
-from hydrapress.statistics import geometric_interval, start_ratio
+from hydrapress.measure.process import WorkerProcess, worker_environment
+from hydrapress.measure.statistics import geometric_interval, start_ratio
+from hydrapress.measure.worker import Setup
 
 BUDGET = 1.02
 BLOCK_NS = 50_000_000

@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field, make_dataclass
 from enum import Enum
-from functools import cache
 from pathlib import Path
 from types import MethodType
 from typing import Any, TypeGuard
@@ -112,22 +111,26 @@ class Config:
     store: StoreConfig = field(default_factory=StoreConfig)
 
 
-@cache
+_OPTIONS: dict[type[Stage], DictConfig] = {}
+
+
 def option(cls: type[Stage]) -> DictConfig:
     """Make the Hydra option of a stage class: its fields, ``inputs``, ``enabled``, ``use``.
 
     Made once a class; merging into it gives a copy.
     """
-    slot = make_dataclass(
-        cls.__name__,
-        [("inputs", Any, None), ("enabled", bool, True), ("use", str, stage_name(cls))],
-        bases=(cls,),
-        frozen=True,
-        kw_only=True,
-    )
-    node = OmegaConf.structured(slot)
-    _make_writable(node)
-    return node  # type: ignore[no-any-return]
+    if cls not in _OPTIONS:
+        slot = make_dataclass(
+            cls.__name__,
+            [("inputs", Any, None), ("enabled", bool, True), ("use", str, stage_name(cls))],
+            bases=(cls,),
+            frozen=True,
+            kw_only=True,
+        )
+        node = OmegaConf.structured(slot)
+        _make_writable(node)
+        _OPTIONS[cls] = node
+    return _OPTIONS[cls]
 
 
 def register_options(plugins: Plugins) -> None:

@@ -164,7 +164,7 @@ def render_report(report: Report, console: Console | None = None) -> None:
         table.add_row(*(str(cell(row)) for _, cell, _ in columns))
     console.print(table)
     for note in report.notes:
-        console.print(note, markup=False)
+        console.print(f"- {note}", markup=False)
 
 
 def size_text(size_bytes: float) -> str:
@@ -197,7 +197,7 @@ def _columns(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, Any, Any]]:
             "right",
         ),
         ("speed-up [95 %]", lambda row: _interval(row, "speedup", "speedup_ci", "{:.2f}"), "right"),
-        ("verdict", lambda row: row.get("problem") or row.get("verdict", ""), "left"),
+        ("verdict", lambda row: row.get("problem") or row.get("verdict", "").partition(" (")[0], "left"),
     ]
 
 

@@ -79,6 +79,7 @@ def stage_key(stage: Stage, inputs: Mapping[str, Sequence[str]], *, scope: Scope
         "stage": name,
         "source": source_digest(cls.__module__),
         "fields": _fields(stage, name),
+        "circumstances": stage.circumstances(),
         "inputs": {port: list(keys) for port, keys in inputs.items()},
         "task": _plain(scope.task, "the task's fingerprint"),
         "device": scope.device,

@@ -92,7 +92,7 @@ class RunnerServices(Services):
                 batch_size=row.batch_size,
                 metrics=row.metrics,
                 params=row.params,
-                verdict=row.verdict,
+                verdict="; ".join((row.verdict, *row.reasons)),
                 problem=row.problem,
             ),
         )

@@ -91,6 +91,10 @@ class Stage:
         """List violated rules across fields; asked only once each field is in its range."""
         return []
 
+    def circumstances(self) -> dict[str, str]:
+        """Give what else its result depends on here, such as the processor; enters the key."""
+        return {}
+
     def run(self, *inputs: Any, **options: Any) -> Any:
         """Do the work; every stage gives its own typed signature, which is its ports."""
         raise PluginError(f"stage class {type(self).__qualname__} has no 'run'; define one")

@@ -56,7 +56,7 @@ def run_benchmark(settings: Benchmark, models: Sequence[Model], context: Context
         least_starts=min(_LEAST_STARTS, settings.starts),
     )
     rows = measure(named, backends, protocol, context=context)
-    notes += _fewer_starts(rows, settings) + _busy(rows) + _circumstances(rows)
+    notes += _reasons(rows) + _fewer_starts(rows, settings) + _busy(rows) + _circumstances(rows)
     return Report("Benchmark", [_as_dict(row) for row in rows], notes)
 
 
@@ -77,6 +77,15 @@ def _fewer_starts(rows: Sequence[Row], settings: Benchmark) -> list[str]:
         f"only {min(taken)} of {settings.starts} starts were taken, to stay near {settings.max_seconds:g} s; "
         "the intervals are wider for it (raise max_seconds for all of them)"
     ]
+
+
+def _reasons(rows: Sequence[Row]) -> list[str]:
+    """Give each reason once, with all that it holds for."""
+    holders: dict[str, list[str]] = {}
+    for row in rows:
+        for reason in row.reasons:
+            holders.setdefault(reason, []).append(f"{row.model_id} on {row.backend}")
+    return [f"{reason}: {', '.join(names)}" for reason, names in holders.items()]
 
 
 def _busy(rows: Sequence[Row]) -> list[str]:
@@ -107,5 +116,6 @@ def _as_dict(row: Row) -> dict[str, Any]:
         "batch_size": row.batch_size,
         **row.metrics,
         "verdict": row.verdict,
+        "reasons": list(row.reasons),
         "problem": row.problem,
     }

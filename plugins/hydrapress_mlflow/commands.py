@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def track(argv: list[str]) -> int:
         "--spool", type=Path, default=SPOOL, metavar="DIR", help="where it is kept (default: %(default)s)"
     )
     options = parser.parse_args(argv)
+    # nobody waits for it as a job would
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     files = spool_files(options.spool)
     if not files:
         print(f"nothing to send in {options.spool}")  # noqa: T201

@@ -6,7 +6,7 @@ import os
 import platform
 from functools import cache
 
-__all__ = ["HOST_TAG", "PROCESS_TAG", "circumstances", "host", "is_gone", "process_mark"]
+__all__ = ["HOST_TAG", "PROCESS_TAG", "circumstances", "host", "is_gone", "process_mark", "process_tags"]
 
 HOST_TAG = "hydrapress.host"
 PROCESS_TAG = "hydrapress.process"
@@ -42,6 +42,11 @@ def process_mark(pid: int | None = None) -> str:
 
     process = psutil.Process(pid)
     return f"{process.pid}:{process.create_time():.2f}:{_namespace()}"
+
+
+def process_tags() -> dict[str, str]:
+    """Give the tags by which a run of a killed process is told from a busy one's."""
+    return {HOST_TAG: host(), PROCESS_TAG: process_mark()}
 
 
 def is_gone(mark: str) -> bool:

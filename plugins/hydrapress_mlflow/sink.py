@@ -50,6 +50,7 @@ class Sink:
         runs: The server's run ids by local name.
         models: The server's model ids by local name.
         missing: What could not be sent because its file is gone, one line each.
+        resuming: Whether each run is looked for before it is created.
     """
 
     def __init__(self, target: Target, experiment: str, *, resuming: bool = False) -> None:
@@ -67,7 +68,7 @@ class Sink:
         self.runs: dict[str, str] = {}
         self.models: dict[str, str] = {}
         self.missing: list[str] = []
-        self._target, self._resuming = target, resuming
+        self._target, self.resuming = target, resuming
         self._client: MlflowClient = connect(target)
         with quiet_mlflow():
             self.experiment_id = self._experiment(experiment)
@@ -131,7 +132,7 @@ class Sink:
         return [str(run.info.run_id) for run in found]
 
     def _create(self, op: CreateRun) -> None:
-        if op.shared or self._resuming:
+        if op.shared or self.resuming:
             found = self._find(op.run, [self.experiment_id])
             if found:
                 self.runs[op.run] = found[0]

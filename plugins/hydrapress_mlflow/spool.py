@@ -82,7 +82,11 @@ class SpoolWriter:
     """Writes one stream, each operation safe on disk before the job goes on."""
 
     def __init__(self, path: Path, header: Header, before: Iterable[Operation] = ()) -> None:
-        """Start a file with all that the stream held before; it is locked until ``close``."""
+        """Start a file with all that the stream held before; it is locked until ``close``.
+
+        Raises:
+            OSError: If it can't be written whole; then there is none.
+        """
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(path)
@@ -90,9 +94,15 @@ class SpoolWriter:
         # the address may hold a password
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         self._file: IO[str] = os.fdopen(descriptor, "w", encoding="utf-8")
-        self._write({"hydrapress_spool": _VERSION, **dataclasses.asdict(header)})
-        for operation in before:
-            self.append(operation)
+        try:
+            self._write({"hydrapress_spool": _VERSION, **dataclasses.asdict(header)})
+            for operation in before:
+                self.append(operation)
+        except OSError:
+            # a part of a stream would be refused, or sent as if it were all
+            self.close()
+            path.unlink()
+            raise
 
     def append(self, operation: Operation) -> None:
         """Add an operation."""
@@ -102,7 +112,9 @@ class SpoolWriter:
 
     def close(self) -> None:
         """End the file; it can be sent now."""
-        self._file.close()
+        # a full disk refuses the rest of the buffer a second time
+        with contextlib.suppress(OSError):
+            self._file.close()
         self._lock.release()
 
     def _write(self, line: Mapping[str, Any]) -> None:

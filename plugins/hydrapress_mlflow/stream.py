@@ -59,8 +59,7 @@ class Stream:
                 self._spool.append(operation)
                 continue
             try:
-                self._connected().execute(operation)
-                self._sent += 1
+                self._do_pending()
             except Exception as error:  # MLflow raises its own, requests', SQLAlchemy's and the system's
                 self._go_offline(error)
 
@@ -89,6 +88,18 @@ class Stream:
         for line in sent.missing:
             _log.warning("%s", line)
         _log.info("MLflow at %s answers again; all was sent", without_password(self.target.uri))
+
+    def _do_pending(self) -> None:
+        """Do what was not done yet: the last operation, and one that Ctrl-C broke off before it."""
+        sink = self._connected()
+        while self._sent < len(self._operations):
+            try:
+                sink.execute(self._operations[self._sent])
+            except KeyboardInterrupt:
+                # whether the server did it is unknown
+                sink.resuming = True
+                raise
+            self._sent += 1
 
     def _connected(self) -> Sink:
         if self._sink is None:

@@ -5,42 +5,21 @@ Run tree: sweep, job, stage, measurement. It imports no MLflow; the stream's sin
 
 from __future__ import annotations
 
-import contextlib
-import json
-import time
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hydrapress.artifacts import Model, Report
-from hydrapress.moments import State
-from hydrapress.stage import stage_name
-
-from .machine import HOST_TAG, PROCESS_TAG, circumstances, host, process_mark
-from .operations import (
-    CreateRun,
-    DataPart,
-    LogBatch,
-    LogInputs,
-    LogModel,
-    LogText,
-    Point,
-    Terminate,
-    UseModel,
-)
+from .job import Job, now_ms, sweep_run, title
+from .machine import circumstances, process_tags
+from .operations import LogBatch, Terminate
 from .stream import Stream
-from .target import Target, how_to_open, without_password
-from .text import config_yaml, fits, flat, key_name, log_tail, report_page
+from .target import Target
+from .text import fits
 
 if TYPE_CHECKING:
-    from hydrapress.graph import Graph, Node
     from hydrapress.moments import (
-        DataInfo,
         Measurement,
         Metric,
         RunFailed,
         RunFinished,
-        RunInfo,
         RunStarted,
         StageFailed,
         StageFinished,
@@ -51,19 +30,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Tracker", "tracker"]
 
-_CURVE_DELAY_S = 10.0
-"""Values of a running stage are sent this often, so that its curve is seen while it grows."""
-
-_UNTRACKED = frozenset({"tracking", "store"})
-"""Parts of the config that say nothing about a result."""
-
 
 class Tracker:
     """Every run and sweep of this process that is being recorded."""
 
     def __init__(self) -> None:
         """Record nothing yet."""
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, Job] = {}
         self._sweeps: dict[str, Stream] = {}
 
     def sweep_started(self, event: SweepStarted) -> None:
@@ -73,12 +46,13 @@ class Tracker:
         stream = Stream(Target.of(event.tracking), event.experiment, f"sweep-{event.sweep_id}")
         self._sweeps[event.sweep_id] = stream
         overrides = " ".join(event.overrides)
+        sweep = sweep_run(event.sweep_id, overrides)
         stream.send(
-            _sweep_run(event.sweep_id, overrides),
+            sweep,
             LogBatch(
-                _sweep_name(event.sweep_id),
+                sweep.run,
                 # on a run that a job had to make, these are not there yet
-                tags={**_process(), **circumstances(), "mlflow.runName": _title("sweep", overrides)},
+                tags={**process_tags(), **circumstances(), "mlflow.runName": title("sweep", overrides)},
                 params={"overrides": overrides},
             ),
         )
@@ -88,16 +62,16 @@ class Tracker:
         stream = self._sweeps.pop(event.sweep_id, None)
         if stream is None:
             return
-        run = _sweep_name(event.sweep_id)
+        run = sweep_run(event.sweep_id).run
         if event.error:
             stream.send(LogBatch(run, tags={"hydrapress.error": fits(event.error)}))
-        stream.send(Terminate(run, event.state.value, _now_ms(), shared=True))
+        stream.send(Terminate(run, event.state.value, now_ms(), shared=True))
         stream.finish()
 
     def run_started(self, event: RunStarted) -> None:
         """Open the job's run."""
         if event.run.tracking.get("enabled", True):
-            self._jobs[event.run.run_id] = _Job(event.run, event.graph, event.data)
+            self._jobs[event.run.run_id] = Job(event.run, event.graph, event.data)
 
     def run_finished(self, event: RunFinished) -> None:
         """Close it."""
@@ -108,7 +82,7 @@ class Tracker:
         """Close it with the error; one that failed before it started is recorded, too."""
         if not event.run.tracking.get("enabled", True):
             return
-        job = self._jobs.pop(event.run.run_id, None) or _Job(event.run, None, None)
+        job = self._jobs.pop(event.run.run_id, None) or Job(event.run, None, None)
         job.failed(event)
 
     def stage_started(self, event: StageStarted) -> None:
@@ -135,251 +109,6 @@ class Tracker:
         """Record a measurement."""
         if job := self._jobs.get(event.run.run_id):
             job.measurement_taken(event)
-
-
-class _Job:
-    """One job being recorded."""
-
-    def __init__(self, run: RunInfo, graph: Graph | None, data: DataInfo | None) -> None:
-        self._info, self._id = run, run.run_id
-        self._stream = Stream(Target.of(run.tracking), run.experiment, run.run_id)
-        self._children = 0
-        self._stages: dict[str, str] = {}
-        self._open: dict[str, str] = {}
-        self._curves: dict[str, list[Point]] = {}
-        self._curves_since = time.monotonic()
-        self._keys: dict[str, str] = {}
-        self._measured: set[str] = set()
-        self._tags = {**_process(), **circumstances(), **_benchmark(run.config)}
-        self._begin(graph, data)
-        self._write_tracking()
-
-    def _begin(self, graph: Graph | None, data: DataInfo | None) -> None:
-        run, stream = self._info, self._stream
-        parent = None
-        if run.sweep_id:
-            parent = _sweep_name(run.sweep_id)
-            stream.send(_sweep_run(run.sweep_id, ""))
-        tags = {
-            **self._tags,
-            "hydrapress.kind": "job",
-            "hydrapress.run": run.run_id,
-            "mlflow.source.name": "hydrapress",
-            "mlflow.source.type": "LOCAL",
-        }
-        stream.send(CreateRun(self._id, _title("job", run.label), _now_ms(), tags, parent))
-        stream.close_abandoned_runs()
-        stream.send(
-            LogBatch(self._id, params=flat({k: v for k, v in run.config.items() if k not in _UNTRACKED})),
-            LogText(self._id, "config.yaml", config_yaml(run.config)),
-        )
-        if data is not None and data.sizes:
-            parts = tuple(DataPart(data.name, data.digest, split, n) for split, n in data.sizes.items())
-            stream.send(LogInputs(self._id, parts))
-        if graph is not None:
-            from hydrapress.companions.graph import svg
-
-            stream.send(LogText(self._id, "graph.txt", f"{graph}\n"))
-            stream.send(LogText(self._id, "graph.svg", svg(graph, {})))
-
-    def open_stage(self, node: Node, key: str, *, cached: bool) -> str:
-        run = self._next_id()
-        tags = {
-            **self._tags,
-            "hydrapress.kind": "stage",
-            "hydrapress.stage": node.id,
-            "hydrapress.use": stage_name(type(node.stage)),
-            "hydrapress.key": key,
-            "hydrapress.cached": str(cached).lower(),
-        }
-        self._stages[node.id] = self._open[node.id] = run
-        self._stream.send(CreateRun(run, node.id, _now_ms(), tags, self._id))
-        return run
-
-    def stage_finished(self, event: StageFinished) -> None:
-        node, key = event.node, event.key
-        run = self._open.get(node.id) or self.open_stage(node, key, cached=event.cached)
-        params, model = flat(node.stage), None
-        if isinstance(event.artifact, Model) and self._info.tracking.get("models", True):
-            self._keys[node.id] = model = key
-            tags = {"hydrapress.stage": node.id, "hydrapress.use": stage_name(type(node.stage))}
-            self._stream.send(
-                LogModel(
-                    run=run,
-                    model=key,
-                    name=_model_name(node.id),
-                    format=event.artifact.format,
-                    folder=str(event.folder),
-                    signature=event.artifact.signature.to_json(),
-                    tags=tags,
-                    params=params,
-                )
-            )
-        now = _now_ms()
-        points = _points({**event.metrics, "seconds": event.seconds}, now)
-        # curves stay off the model: there they would read as its final values
-        if curve := self._take_curve(node.id):
-            self._stream.send(LogBatch(run, curve))
-        self._stream.send(LogBatch(run, points, params, {}, model))
-        self._stream.send(Terminate(run, State.FINISHED.value, now))
-        self._open.pop(node.id, None)
-
-    def stage_failed(self, event: StageFailed) -> None:
-        run = self._open.get(event.node.id) or self.open_stage(event.node, "", cached=False)
-        killed = isinstance(event.error, KeyboardInterrupt)
-        self._end_stage(event.node.id, run, State.KILLED if killed else State.FAILED, _error_tag(event.error))
-        self._stream.send(LogBatch(run, params=flat(event.node.stage)))
-
-    def metric_logged(self, event: Metric) -> None:
-        point = Point(key_name(event.name), event.value, event.step, _now_ms())
-        self._curves.setdefault(event.stage_id, []).append(point)
-        if time.monotonic() - self._curves_since < _CURVE_DELAY_S:
-            return
-        self._curves_since = time.monotonic()
-        if run := self._open.get(event.stage_id):
-            self._stream.send(LogBatch(run, self._take_curve(event.stage_id)))
-
-    def measurement_taken(self, event: Measurement) -> None:
-        run, key = self._next_id(), self._keys.get(event.model_id)
-        first = key is not None and event.problem is None and event.model_id not in self._measured
-        circumstance = f"{event.backend}, {_count(event.threads, 'thread')}, batch {event.batch_size}"
-        tags = {
-            **self._tags,
-            "hydrapress.kind": "measurement",
-            "hydrapress.stage": event.stage_id,
-            "hydrapress.model": event.model_id,
-            "hydrapress.backend": event.backend,
-            "hydrapress.key": key or "",
-            "hydrapress.verdict": event.verdict,
-            "hydrapress.error": event.problem or "",
-        }
-        params = {
-            **flat(event.params),
-            "model": event.model_id,
-            "backend": event.backend,
-            "threads": str(event.threads),
-            "batch_size": str(event.batch_size),
-        }
-        now, title = _now_ms(), f"{event.model_id} on {circumstance}"
-        parent = self._stages.get(event.stage_id, self._id)
-        self._stream.send(CreateRun(run, title, now, {k: v for k, v in tags.items() if v}, parent))
-        if key is not None:
-            # a model bears the figures of one circumstance only, and says which
-            mark = {"hydrapress.measured_on": circumstance} if first else {}
-            self._stream.send(UseModel(run, key, mark))
-        if first:
-            self._measured.add(event.model_id)
-        points = _points(event.metrics, now)
-        self._stream.send(LogBatch(run, points, params, {}, key if first else None))
-        state = State.FAILED if event.problem else State.FINISHED
-        self._stream.send(Terminate(run, state.value, now))
-
-    def finished(self, event: RunFinished) -> None:
-        if isinstance(event.report, Report):
-            page = report_page(event.report, f"run {self._id}, {host()}")
-            self._stream.send(LogText(self._id, "report.html", page))
-        now = _now_ms()
-        values = {
-            f"{stage}/{name}": v for stage, metrics in event.metrics.items() for name, v in metrics.items()
-        }
-        self._stream.send(LogBatch(self._id, _points(values, now)))
-        self._end(State.FINISHED, {})
-
-    def failed(self, event: RunFailed) -> None:
-        tag = _error_tag(event.error)
-        for stage, run in list(self._open.items()):
-            self._end_stage(stage, run, event.state, tag)
-        self._end(event.state, tag)
-
-    def _end_stage(self, stage: str, run: str, state: State, tags: Mapping[str, str]) -> None:
-        self._stream.send(LogBatch(run, self._take_curve(stage), tags=tags))
-        self._stream.send(Terminate(run, state.value, _now_ms()))
-        self._open.pop(stage, None)
-
-    def _end(self, state: State, tags: Mapping[str, str]) -> None:
-        for stage in list(self._curves):
-            left = [
-                Point(key_name(f"{stage}/{p.name}"), p.value, p.step, p.at_ms)
-                for p in self._take_curve(stage)
-            ]
-            self._stream.send(LogBatch(self._id, tuple(left)))
-        for path in sorted(self._info.folder.glob("*.log")):
-            with contextlib.suppress(OSError):
-                self._stream.send(LogText(self._id, path.name, log_tail(path)))
-        self._stream.send(LogBatch(self._id, tags=tags))
-        self._stream.send(Terminate(self._id, state.value, _now_ms()))
-        self._stream.finish()
-        self._write_tracking()
-
-    def _take_curve(self, stage: str) -> tuple[Point, ...]:
-        return tuple(self._curves.pop(stage, ()))
-
-    def _next_id(self) -> str:
-        self._children += 1
-        return f"{self._id}.{self._children}"
-
-    def _write_tracking(self) -> None:
-        """Leave beside the job where it is recorded, for whoever shows or reads it."""
-        stream = self._stream
-        about = {
-            "uri": without_password(stream.target.uri),
-            "experiment_id": stream.experiment_id,
-            "run_id": stream.run_id(self._id),
-            "open": how_to_open(self._info.tracking),
-        }
-        if stream.target.is_server and about["run_id"]:
-            about["open"] += f"/#/experiments/{about['experiment_id']}/runs/{about['run_id']}"
-        if stream.spool_path is not None:
-            about |= {"spool": str(stream.spool_path), "open": "hydrapress track flush"}
-            about["run_id"] = about["run_id"] or "not sent yet"
-        path = Path(self._info.folder, "tracking.json")
-        path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-
-
-def _sweep_name(sweep_id: str) -> str:
-    return f"sweep-{sweep_id}"
-
-
-def _sweep_run(sweep_id: str, overrides: str) -> CreateRun:
-    tags = {"hydrapress.kind": "sweep", "hydrapress.sweep": sweep_id}
-    return CreateRun(_sweep_name(sweep_id), _title("sweep", overrides), _now_ms(), tags, shared=True)
-
-
-def _process() -> dict[str, str]:
-    return {HOST_TAG: host(), PROCESS_TAG: process_mark()}
-
-
-def _benchmark(config: Mapping[str, Any]) -> dict[str, str]:
-    benchmark = config.get("benchmark")
-    if isinstance(benchmark, Mapping):
-        benchmark = benchmark.get("id") or benchmark.get("name")
-    return {"hydrapress.benchmark": str(benchmark)} if benchmark else {}
-
-
-def _points(metrics: Mapping[str, float], at_ms: int) -> tuple[Point, ...]:
-    return tuple(Point(key_name(name), float(value), 0, at_ms) for name, value in metrics.items())
-
-
-def _error_tag(error: BaseException) -> dict[str, str]:
-    text = str(error).strip()
-    return {"hydrapress.error": fits(text or type(error).__name__)}
-
-
-def _title(kind: str, text: str) -> str:
-    return fits(text, 200) if text else kind
-
-
-def _model_name(stage: str) -> str:
-    """MLflow refuses these characters in a model's name."""
-    return "".join("_" if c in "/:.%\"'" else c for c in stage)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 tracker = Tracker()

@@ -20,6 +20,7 @@ from hydrapress.quiet import quiet
 
 from .calibration import METHODS, calibrate
 from .reach import report_reach
+from .reduced_range import reduces_range
 from .stages import Activations, Format, ReduceRange
 
 if TYPE_CHECKING:
@@ -44,7 +45,12 @@ def quantize_onnx(model: OnnxModel, settings: OnnxStatic, context: Context) -> O
         ModelError: If ONNX Runtime can't quantize the file or writes an invalid one.
     """
     op_types = _op_types(settings)
-    reduce_range = _reduces_range(settings, context)
+    reduce_range = reduces_range(settings)
+    if reduce_range and settings.reduce_range is ReduceRange.AUTO:
+        context.warn(
+            f"{hardware().cpu} has no int8 dot products (VNNI), where sums of uint8 times int8 overflow: "
+            "weights get 7 bits. On a machine with VNNI set reduce_range=NO"
+        )
     path = context.scratch / OnnxModel.file_name
     before = read_tensors(model.path)
     with tempfile.TemporaryDirectory(prefix="quantize-", dir=context.scratch) as folder:
@@ -105,20 +111,6 @@ def _op_types(settings: OnnxStatic) -> list[str]:
         )
     # in order, because the default comes from a set whose order changes from run to run
     return sorted(set(settings.op_types)) or known
-
-
-def _reduces_range(settings: OnnxStatic, context: Context) -> bool:
-    if settings.reduce_range is not ReduceRange.AUTO:
-        return settings.reduce_range is ReduceRange.YES
-    machine = hardware()
-    x86 = any(flag.startswith(("sse", "avx")) for flag in machine.isa)
-    if not x86 or machine.multiplies_int8 or settings.activations is not Activations.UINT8:
-        return False
-    context.warn(
-        f"{machine.cpu} has no int8 dot products (VNNI), where sums of uint8 times int8 overflow: weights "
-        "get 7 bits. On a machine with VNNI set reduce_range=NO"
-    )
-    return True
 
 
 def _prepared(source: Path, target: Path) -> Path:

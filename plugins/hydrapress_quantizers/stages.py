@@ -74,6 +74,12 @@ class OnnxStatic(Quantizer):
     op_types: list[str] = setting([], "operators to quantize, such as Conv; empty: all that can be")
     keep: list[str] = setting([], "operators left in float: patterns on their or their weights' names")
 
+    def circumstances(self) -> dict[str, str]:
+        """Give whether AUTO reduces the range on this processor."""
+        from .reduced_range import reduces_range
+
+        return {"reduces_range": str(reduces_range(self))}
+
     def run(self, model: OnnxModel, *, context: Context) -> OnnxModel:
         """Calibrate on the calibration split and write the int8 file.
 

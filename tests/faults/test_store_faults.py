@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from hydrapress import store as store_module
 from hydrapress.errors import ModelError, StoreError
 from hydrapress.store import Claim, Entry, Store
+from hydrapress.store import local as store_module
 
 KEY = hashlib.sha256(b"one").hexdigest()
 FILES = ("architecture.json", "weights.bin", "sub/invariants.json")

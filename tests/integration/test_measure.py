@@ -19,7 +19,6 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from hydrapress import measure_process, measure_worker
 from hydrapress.artifacts import (
     Factory,
     Model,
@@ -34,8 +33,10 @@ from hydrapress.backend import Backend
 from hydrapress.context import Bar, Context, Services
 from hydrapress.errors import BackendError, ConfigError
 from hydrapress.measure import MeasurementProtocol, Row, measure, require_backend
-from hydrapress.measure_process import WorkerProcess
-from hydrapress.measure_worker import QUALITY_BATCH_SIZE, Setup
+from hydrapress.measure import process as measure_process
+from hydrapress.measure import worker as measure_worker
+from hydrapress.measure.process import WorkerProcess
+from hydrapress.measure.worker import QUALITY_BATCH_SIZE, Setup
 from hydrapress.moments import RunInfo
 from hydrapress.plugins import Plugins
 from hydrapress.task import Objective, Splits, Task

@@ -52,13 +52,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-# third parties' own, raised while MLflow is imported or a client is dropped
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow.*"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
 KEYS = {"train": "a" * 64, "onnx": "b" * 64, "bench": "c" * 64}
 
 
@@ -289,7 +282,6 @@ def test_the_job_carries_config_graph_report_log_and_data(bed: Bed) -> None:
 
 
 def test_the_models_tab_shows_every_model_with_its_figures(bed: Bed) -> None:
-    import numpy as np
 
     bed.whole_job(bed.run())
     client = client_of(bed)
@@ -310,16 +302,29 @@ def test_the_models_tab_shows_every_model_with_its_figures(bed: Bed) -> None:
     )
     assert kept.read_bytes() == b"weights"
 
+    script = (
+        "import sys, warnings, numpy as np; warnings.simplefilter('ignore'); import mlflow\n"
+        "model = mlflow.pyfunc.load_model(f'models:/{sys.argv[1]}')\n"
+        "print(model.predict(np.array([[1.0, -2.0]], dtype=np.float32))['y'].tolist())\n"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", script, models["onnx"].model_id],
+        env={**os.environ, "MLFLOW_TRACKING_URI": Target.of(bed.tracking()).uri},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert loaded.stdout == "[[-1.0, 2.0]]\n"
+
+
+def test_mlflows_global_state_stays_as_it_was(bed: Bed) -> None:
     import mlflow
 
     before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(Target.of(bed.tracking()).uri)
-    try:
-        loaded = mlflow.pyfunc.load_model(f"models:/{models['onnx'].model_id}")
-    finally:
-        mlflow.set_tracking_uri(before)
-    answer = loaded.predict(np.array([[1.0, -2.0]], dtype=np.float32))
-    assert answer["y"].tolist() == [[-1.0, 2.0]]
+    bed.whole_job(bed.run())
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    assert mlflow.get_tracking_uri() == before
+    assert mlflow.active_run() is None
 
 
 def test_a_model_of_the_same_key_is_logged_once(bed: Bed) -> None:
@@ -413,6 +418,32 @@ def test_a_stopped_job_is_killed_with_what_was_running(bed: Bed) -> None:
     assert runs["job"].data.tags["hydrapress.error"] == "KeyboardInterrupt"
 
 
+def test_a_record_that_ctrl_c_broke_off_is_made_whole(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hydrapress_mlflow.operations import CreateRun
+    from hydrapress_mlflow.sink import Sink
+
+    run, once = bed.run(), Sink.execute
+    bed.tell(RunStarted(run, GRAPH, DATA))
+
+    def interrupt(self: Sink, operation: Any) -> None:
+        once(self, operation)
+        if isinstance(operation, CreateRun):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sink, "execute", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            bed.tell(StageStarted(run, GRAPH.nodes["train"], KEYS["train"]))
+    bed.tell(RunFailed(run, State.KILLED, KeyboardInterrupt()))
+    client = client_of(bed)
+    experiment = client.get_experiment_by_name("exp")
+    recorded = client.search_runs([experiment.experiment_id])
+    assert sorted((r.info.run_name, r.info.status) for r in recorded) == [
+        ("job", "KILLED"),
+        ("train", "KILLED"),
+    ]
+
+
 def test_a_job_that_failed_before_it_started_is_recorded(bed: Bed) -> None:
     bed.tell(RunFailed(bed.run(), State.FAILED, StageError("the data is not there")))
     runs = runs_of(client_of(bed))
@@ -442,17 +473,15 @@ def test_a_sweep_ends_in_every_experiment_of_its_jobs(bed: Bed) -> None:
 def test_runs_of_a_killed_process_are_found_and_marked(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
     sleeper = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     mark = process_mark(sleeper.pid)
-    monkeypatch.setattr("hydrapress_mlflow.tracker.process_mark", lambda: mark)
-    first = bed.run("first", label="first")
-    bed.tell(RunStarted(first, GRAPH, DATA), StageStarted(first, GRAPH.nodes["train"], KEYS["train"]))
-    second = bed.run("second", label="second")
-    bed.tell(RunStarted(second, GRAPH, DATA))
+    first, second, third = (bed.run(name, label=name) for name in ("first", "second", "third"))
+    with monkeypatch.context() as patch:
+        patch.setattr("hydrapress_mlflow.machine.process_mark", lambda: mark)
+        bed.tell(RunStarted(first, GRAPH, DATA), StageStarted(first, GRAPH.nodes["train"], KEYS["train"]))
+        bed.tell(RunStarted(second, GRAPH, DATA))
     assert runs_of(client_of(bed))["first"].info.status == "RUNNING"
     sleeper.kill()
     sleeper.communicate()
-    monkeypatch.undo()
-    monkeypatch.chdir(bed.folder)
-    bed.tell(RunStarted(bed.run("third", label="third"), GRAPH, DATA))
+    bed.tell(RunStarted(third, GRAPH, DATA))
     states = {name: run.info.status for name, run in runs_of(client_of(bed)).items()}
     assert states == {"first": "KILLED", "train": "KILLED", "second": "KILLED", "third": "RUNNING"}
 

@@ -20,10 +20,10 @@ from torch.nn.utils import parametrizations
 
 from hydrapress.artifacts import Factory, Signature, TensorSpec, TorchModel
 from hydrapress.checkpoint import load_checkpoint, save_checkpoint
+from hydrapress.checkpoint.layers import LAYERS, build_layer, describe_layer
 from hydrapress.errors import ModelError
 from hydrapress.hookspecs import hookimpl
 from hydrapress.invariants import SparsityMask
-from hydrapress.layers import LAYERS, build_layer, describe_layer
 from hydrapress.plugins import Package, Plugins
 
 torch.set_num_threads(1)

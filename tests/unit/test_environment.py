@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from hydrapress import environment, memory
+from hydrapress import environment
 from hydrapress.environment import Hardware, hardware, load_average, read_cpuinfo, versions
-from hydrapress.memory import MemoryWatch
+from hydrapress.measure import memory
+from hydrapress.measure.memory import MemoryWatch
 
 X86 = """processor\t: 0
 model name\t: Some Processor 9000
@@ -99,7 +100,7 @@ def test_load_average_is_a_number() -> None:
 def test_nothing_heavy_is_imported() -> None:
     code = (
         "import sys; from hydrapress.environment import hardware, versions; hardware(); versions();"
-        "import hydrapress.measure_process, hydrapress_backends, hydrapress_backends.stages;"
+        "import hydrapress.measure.process, hydrapress_backends, hydrapress_backends.stages;"
         "hydrapress_backends.hydrapress_backends();"
         "heavy = {'torch', 'onnx', 'onnxruntime', 'mlflow', 'ai_edge_litert', 'scipy', 'cpuinfo'};"
         "print(*sorted(heavy & set(sys.modules)))"

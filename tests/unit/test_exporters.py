@@ -29,7 +29,7 @@ from hydrapress_exporters.onnx_export import strip_traces
 from hydrapress_exporters.parity import check_parity
 from hydrapress_exporters.stages import Onnx, TFLite
 from hydrapress_quantizers import hydrapress_stages as quantizers
-from hydrapress_quantizers import onnx_static
+from hydrapress_quantizers import onnx_static, reduced_range
 from hydrapress_quantizers.stages import Activations, Calibration, OnnxStatic, ReduceRange, TFLiteStatic
 
 
@@ -270,18 +270,24 @@ def test_a_pattern_that_keeps_nothing_is_refused_with_near_names(tmp_path: Path)
 def test_weights_get_seven_bits_only_where_the_processor_needs_it(
     monkeypatch: pytest.MonkeyPatch, isa: tuple[str, ...], activations: Activations, expected: bool
 ) -> None:
-    machine = Hardware("Old CPU", isa, 1, 1, 1, "Linux")
-    monkeypatch.setattr(onnx_static, "hardware", lambda: machine)
-    context, fake = heard()
-    assert onnx_static._reduces_range(OnnxStatic(activations=activations), context) is expected
-    assert any("Old CPU has no int8 dot products" in text for text in fake.warned) is expected
+    monkeypatch.setattr(reduced_range, "hardware", lambda: Hardware("Old CPU", isa, 1, 1, 1, "Linux"))
+    stage = OnnxStatic(activations=activations)
+    assert reduced_range.reduces_range(stage) is expected
+    assert stage.circumstances() == {"reduces_range": str(expected)}
 
 
 def test_the_user_may_decide_on_seven_bits() -> None:
-    context, fake = heard()
-    assert onnx_static._reduces_range(OnnxStatic(reduce_range=ReduceRange.YES), context)
-    assert not onnx_static._reduces_range(OnnxStatic(reduce_range=ReduceRange.NO), context)
-    assert fake.warned == []
+    assert reduced_range.reduces_range(OnnxStatic(reduce_range=ReduceRange.YES))
+    assert not reduced_range.reduces_range(OnnxStatic(reduce_range=ReduceRange.NO))
+
+
+def test_seven_bits_by_the_processor_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine = Hardware("Old CPU", ("avx2",), 1, 1, 1, "Linux")
+    for module in (reduced_range, onnx_static):
+        monkeypatch.setattr(module, "hardware", lambda: machine)
+    context, fake = heard(tmp_path, Samples(3))
+    OnnxStatic().run(onnx_model(tmp_path / "m.onnx"), context=context)
+    assert any("Old CPU has no int8 dot products" in text for text in fake.warned)
 
 
 def test_a_model_that_onnxruntime_does_not_take_is_a_model_error(tmp_path: Path) -> None:

@@ -138,8 +138,8 @@ def test_unregistering_takes_the_offers_away() -> None:
 
 
 def test_an_unknown_name_gets_near_names() -> None:
+    plugins = Plugins()
     with pytest.raises(PluginError, match=r"there is no model 'lenet_5'\. Did you mean 'lenet5'"):
-        plugins = Plugins()
         plugins.resolve({"lenet5": "a:b"}, "model", "lenet_5")
 
 

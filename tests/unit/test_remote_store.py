@@ -13,10 +13,10 @@ from typing import Any
 import fsspec  # type: ignore[import-untyped]
 import pytest
 
-from hydrapress._lease import Lease, LeaseTimes
 from hydrapress.errors import StoreError
-from hydrapress.remote_store import RemoteStore
 from hydrapress.store import Entry, open_store
+from hydrapress.store.lease import Lease, LeaseTimes
+from hydrapress.store.remote import RemoteStore
 
 KEY = hashlib.sha256(b"one").hexdigest()
 OTHER = hashlib.sha256(b"two").hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -59,6 +60,8 @@ class FakeSink:
 @pytest.fixture
 def sink(monkeypatch: pytest.MonkeyPatch) -> type[FakeSink]:
     monkeypatch.setattr("hydrapress_mlflow.sink.Sink", FakeSink)
+    # the command sets it for its own process
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     FakeSink.told, FakeSink.fail_at = [], None
     return FakeSink
 
@@ -198,6 +201,16 @@ def test_a_file_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(Busy, match="another process writes or sends it"):
         flush(tmp_path / "r.jsonl")
     writer.close()
+
+
+def test_a_full_disk_leaves_no_half_of_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(spool_module.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        write(tmp_path / "r.jsonl", [])
+    assert not (tmp_path / "r.jsonl").exists()
 
 
 def test_sweeps_are_sent_before_jobs_and_old_before_new(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydrapress.statistics import (
+from hydrapress.measure.statistics import (
     Interval,
     Verdict,
     count_outliers,

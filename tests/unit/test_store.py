@@ -19,10 +19,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydrapress._manifest import FileRecord, MalformedManifest, Manifest
 from hydrapress.companions.store import main
 from hydrapress.errors import StoreError
 from hydrapress.store import Entry, Store, open_store
+from hydrapress.store.manifest import FileRecord, MalformedManifest, Manifest
 
 KEY = hashlib.sha256(b"one").hexdigest()
 OTHER = hashlib.sha256(b"two").hexdigest()

@@ -18,18 +18,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .environment import hardware, load_average
-from .errors import BackendError, HydrapressError, near_names
-from .measure_protocol import MeasurementProtocol, Row
-from .measure_rows import Circumstances, rows_of
-from .measure_start import Candidate, run_start
-from .measure_worker import Setup, class_path
-from .task import Split, Task
+from hydrapress.environment import hardware, load_average
+from hydrapress.errors import BackendError, HydrapressError, near_names
+from hydrapress.task import Split, Task
+
+from .protocol import MeasurementProtocol, Row
+from .rows import Circumstances, rows_of
+from .start import Candidate, run_start
+from .worker import Setup, class_path
 
 if TYPE_CHECKING:
-    from .artifacts import Model
-    from .backend import Backend
-    from .context import Bar, Context
+    from hydrapress.artifacts import Model
+    from hydrapress.backend import Backend
+    from hydrapress.context import Bar, Context
 
 __all__ = ["MeasurementProtocol", "Row", "measure", "require_backend"]
 
@@ -205,7 +206,7 @@ def _prepare(
     context: Context,
     folder: Path,
 ) -> _Bench:
-    from .evaluation import size_bytes
+    from hydrapress.evaluation import size_bytes
 
     saved: dict[str, Path | str] = {}
     sizes: dict[str, int] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .errors import ConfigError
+from hydrapress.errors import ConfigError
 
 __all__ = ["MeasurementProtocol", "Row"]
 
@@ -80,7 +80,8 @@ class Row:
         batch_size: Samples a call.
         metrics: Latencies, speed-up, memory, size, quality; empty with a problem.
         params: The circumstances, as text.
-        verdict: One sentence: faster, slower or no difference, and why.
+        verdict: One sentence: faster, slower or no difference.
+        reasons: Why it disappoints, or should not be believed; one sentence each.
         problem: Why it could not be measured.
     """
 
@@ -91,4 +92,5 @@ class Row:
     metrics: Mapping[str, float] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
     verdict: str = ""
+    reasons: tuple[str, ...] = ()
     problem: str | None = None

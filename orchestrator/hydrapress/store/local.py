@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ._disk import as_store_errors
-from ._gc import GcReport, collect
-from ._keylocks import KeyLocks
-from ._manifest import (
+from hydrapress.errors import StoreError
+
+from .disk import as_store_errors
+from .gc import GcReport, collect
+from .keylocks import KeyLocks
+from .manifest import (
     ARTIFACT,
     MANIFEST,
     MalformedManifest,
@@ -32,7 +34,6 @@ from ._manifest import (
     sync_path,
     sync_tree,
 )
-from .errors import StoreError
 
 __all__ = ["Claim", "Entry", "GcReport", "Store", "open_store"]
 
@@ -337,6 +338,6 @@ def open_store(root: str | Path, *, on_warning: Callable[[str], None] = log_warn
         return Store(root, on_warning=on_warning)
     if protocol in ("file", "local"):
         return Store(rest, on_warning=on_warning)
-    from .remote_store import RemoteStore
+    from .remote import RemoteStore
 
     return RemoteStore(str(root), on_warning=on_warning)

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError
-from .settings import range_problems, setting
+from hydrapress.errors import ConfigError
+from hydrapress.settings import range_problems, setting
 
 if TYPE_CHECKING:
     import torch
 
-    from .artifacts import TorchModel
-    from .context import Context
+    from hydrapress.artifacts import TorchModel
+    from hydrapress.context import Context
 
 __all__ = ["Loss", "Optimizer", "Schedule", "TrainingPlan", "rate_at", "train"]
 
@@ -147,6 +147,6 @@ def train(
     problems = range_problems(plan)
     if problems:
         raise ConfigError([f"training: {problem}" for problem in problems])
-    from ._training_loop import Loop
+    from .loop import Loop
 
     return Loop(model, plan, context, loss, name).run()

@@ -1,6 +1,6 @@
 """Measure worker: the process in which one model runs on one backend, and nothing else.
 
-Started as ``python -m hydrapress.measure_worker``. It reads requests and writes answers as
+Started as ``python -m hydrapress.measure.worker``. It reads requests and writes answers as
 JSON lines. The first line it reads is a ``Setup``; then ``load``, ``block`` and ``quality``
 come in any order after ``load``; the end of its input ends it. Whatever a library prints
 goes to stderr: the answers have a descriptor of their own.
@@ -25,9 +25,9 @@ from typing import IO, TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     import numpy as np
 
-    from .artifacts import Model
-    from .backend import Backend, Session
-    from .plugins import Plugins
+    from hydrapress.artifacts import Model
+    from hydrapress.backend import Backend, Session
+    from hydrapress.plugins import Plugins
 
 __all__ = ["QUALITY_BATCH_SIZE", "Setup", "class_path", "main"]
 
@@ -88,7 +88,7 @@ def main() -> int:
         try:
             _serve(sys.stdin, answers)
         except Exception as error:  # a runtime may raise anything; the parent reports it
-            from .errors import HydrapressError
+            from hydrapress.errors import HydrapressError
 
             known = isinstance(error, HydrapressError)
             if not known:
@@ -120,7 +120,7 @@ def _serve(requests: IO[str], answers: IO[str]) -> None:
     setup = Setup.from_json(json.loads(line))
     sys.path[:] = setup.sys_path
 
-    from .plugins import installed_plugins
+    from hydrapress.plugins import installed_plugins
 
     plugins = installed_plugins()
     backend = _find_backend(setup, plugins)
@@ -144,7 +144,7 @@ def _serve(requests: IO[str], answers: IO[str]) -> None:
 
 
 def _find_backend(setup: Setup, plugins: Plugins) -> Backend:
-    from .plugins import import_path
+    from hydrapress.plugins import import_path
 
     installed = plugins.backends.get(setup.backend)
     if installed is not None and class_path(installed) == setup.backend_class:
@@ -191,7 +191,7 @@ class _Subject:
         setup = self._setup
         cls = self._plugins.formats.get(setup.model_format)
         if cls is None:
-            from .errors import BackendError, near_names
+            from hydrapress.errors import BackendError, near_names
 
             raise BackendError(
                 f"no plugin offers the model format '{setup.model_format}'."
@@ -270,7 +270,7 @@ class _Subject:
         return size
 
     def _wider(self, session: Session) -> tuple[int, Session]:
-        from .errors import BackendError
+        from hydrapress.errors import BackendError
 
         model = self._model
         try:

@@ -14,7 +14,8 @@ from functools import cache
 import torch
 from torch import nn
 
-from .errors import ModelError, near_names
+from hydrapress.errors import ModelError, near_names
+
 from .plain import Plain, as_plain
 
 __all__ = ["LAYERS", "build_layer", "describe_layer", "layer_arguments"]

@@ -7,10 +7,11 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from ._sameness import Sameness
-from .errors import ModelError
+from hydrapress.errors import ModelError
+
 from .layers import build_layer, describe_layer
 from .plain import Plain, as_plain, fit
+from .sameness import Sameness
 from .surgery import (
     BOOKKEEPING,
     RECURRENT_BOOKKEEPING,

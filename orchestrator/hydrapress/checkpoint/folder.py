@@ -19,19 +19,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from ._rng import isolated_rng
-from ._sameness import holds_meta_tensor
+from hydrapress._rng import isolated_rng
+from hydrapress.artifacts import Factory, Signature, TorchModel
+from hydrapress.errors import HydrapressError, ModelError
+from hydrapress.invariants import load_invariants, save_invariants
+from hydrapress.modeling import output_tensors
+from hydrapress.plugins import import_path, installed_plugins
+
 from .architecture import Architecture
-from .artifacts import Factory, Signature, TorchModel
 from .comparison import find_surgery
-from .errors import HydrapressError, ModelError
-from .invariants import load_invariants, save_invariants
-from .modeling import output_tensors
-from .plugins import import_path, installed_plugins
+from .sameness import holds_meta_tensor
 from .surgery import apply_surgery
 
 if TYPE_CHECKING:
-    from .plugins import Plugins
+    from hydrapress.plugins import Plugins
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import StoreError
+from hydrapress.errors import StoreError
 
 __all__ = ["as_store_errors", "tree_size_bytes"]
 

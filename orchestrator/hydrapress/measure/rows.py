@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .artifacts import Model, Precision
-from .invariants import SparsityMask
-from .measure_protocol import MeasurementProtocol, Row
+from hydrapress.artifacts import Model, Precision
+from hydrapress.invariants import SparsityMask
+
+from .protocol import MeasurementProtocol, Row
 from .statistics import (
     Interval,
     Verdict,
@@ -23,9 +24,10 @@ from .statistics import (
 )
 
 if TYPE_CHECKING:
-    from .environment import Hardware
-    from .measure_start import Candidate
-    from .task import Objective
+    from hydrapress.environment import Hardware
+    from hydrapress.task import Objective
+
+    from .start import Candidate
 
 __all__ = ["Circumstances", "rows_of", "sentence"]
 
@@ -98,17 +100,14 @@ def _measured(
     if noise is not None:
         metrics["noise_floor"] = noise
     outputs = candidate.outputs
+    reasons: tuple[str, ...] = ()
     if outputs is not None:
         metrics[about.objective.metric] = float(about.objective.quality(outputs, about.targets))
     if candidate is baseline:
         text = f"the baseline on {candidate.backend.name}"
     else:
-        text = sentence(
-            speedup,
-            protocol.margin,
-            baseline=baseline.model_id,
-            reasons=_reasons(candidate, speedup, metrics["latency_ms_p50"], noise, protocol, about),
-        )
+        text = sentence(speedup, protocol.margin, baseline=baseline.model_id)
+        reasons = _reasons(candidate, speedup, metrics["latency_ms_p50"], noise, protocol, about)
     setup = candidate.setup
     return Row(
         candidate.model_id,
@@ -118,6 +117,7 @@ def _measured(
         metrics=metrics,
         params=_params(candidate, protocol, about),
         verdict=text,
+        reasons=reasons,
     )
 
 
@@ -178,14 +178,13 @@ def _params(candidate: Candidate, protocol: MeasurementProtocol, about: Circumst
     return params
 
 
-def sentence(speedup: Interval, margin: float, *, baseline: str, reasons: Sequence[str] = ()) -> str:
-    """Say what a speed-up means, and why it is no better.
+def sentence(speedup: Interval, margin: float, *, baseline: str) -> str:
+    """Say what a speed-up means.
 
     Args:
         speedup: Against the baseline.
         margin: See ``statistics.verdict``.
         baseline: The baseline's model id.
-        reasons: Added after a colon.
     """
     match verdict(speedup, margin):
         case Verdict.FASTER:
@@ -200,7 +199,7 @@ def sentence(speedup: Interval, margin: float, *, baseline: str, reasons: Sequen
         case _:
             low, mid, high = ((v - 1) * 100 for v in (speedup.low, speedup.estimate, speedup.high))
             text = f"no difference from '{baseline}' ({mid:+.1f} %, {low:+.1f} to {high:+.1f} %)"
-    return text + (": " + "; ".join(reasons) if reasons else "")
+    return text
 
 
 def _reasons(
@@ -210,7 +209,8 @@ def _reasons(
     noise: float | None,
     protocol: MeasurementProtocol,
     about: Circumstances,
-) -> list[str]:
+) -> tuple[str, ...]:
+    """Say why a speed-up disappoints, or should not be believed."""
     said = verdict(speedup, protocol.margin)
     reasons = []
     if said is not Verdict.FASTER:
@@ -220,12 +220,12 @@ def _reasons(
         if zeros > 0 and candidate.backend.ignores_zeros:
             reasons.append(f"the runtime multiplies its {zeros:.0%} promised zeros like any other weight")
         if latency_ms < _TINY_MS:
-            reasons.append(f"the model is small ({latency_ms * 1e3:.0f} µs): the call itself dominates")
+            reasons.append(f"the model takes under {_TINY_MS * 1e3:.0f} µs: the call itself dominates")
     if said is Verdict.NO_DIFFERENCE and speedup.half_width > max(_WIDE, protocol.margin):
-        reasons.append(f"the interval is wide (±{speedup.half_width:.1%}), more starts narrow it")
+        reasons.append("the interval is wide; more starts (stages.bench.starts) narrow it")
     if noise is not None and said is not Verdict.NO_DIFFERENCE and abs(speedup.estimate - 1) <= noise:
-        reasons.append(f"but the same model against itself reached {noise:.1%} this time")
-    return reasons
+        reasons.append(f"the same model against itself reached {noise:.1%} this time")
+    return tuple(reasons)
 
 
 def _precision(model: Model) -> Precision:

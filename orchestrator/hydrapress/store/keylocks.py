@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ._disk import as_store_errors
+from .disk import as_store_errors
 
 __all__ = ["KeyLocks"]
 

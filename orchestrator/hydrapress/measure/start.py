@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import BackendError
-from .measure_process import WorkerProcess
+from hydrapress.errors import BackendError
+
+from .process import WorkerProcess
 
 if TYPE_CHECKING:
-    from .artifacts import Model
-    from .backend import Backend
-    from .measure_worker import Setup
+    from hydrapress.artifacts import Model
+    from hydrapress.backend import Backend
+
+    from .worker import Setup
 
 __all__ = ["Candidate", "Start", "run_start"]
 

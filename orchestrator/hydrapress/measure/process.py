@@ -15,10 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from .errors import BackendError
+from hydrapress.errors import BackendError
 
 if TYPE_CHECKING:
-    from .measure_worker import Setup
+    from .worker import Setup
 
 __all__ = ["WorkerProcess", "worker_environment"]
 
@@ -59,7 +59,7 @@ class WorkerProcess:
         with log.open("wb") as stderr:
             # -P: a file in the working folder must not stand in for a library
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "hydrapress.measure_worker"],
+                [sys.executable, "-P", "-m", "hydrapress.measure.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

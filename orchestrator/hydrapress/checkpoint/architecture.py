@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from .artifacts import Factory, Signature
-from .errors import ModelError
+from hydrapress.artifacts import Factory, Signature
+from hydrapress.errors import ModelError
+
 from .plain import as_json, as_plain
 from .surgery import Change
 

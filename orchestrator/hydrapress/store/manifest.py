@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .artifacts import file_sha256
-from .errors import StoreError
-from .keys import canonical_json
+from hydrapress.artifacts import file_sha256
+from hydrapress.errors import StoreError
+from hydrapress.keys import canonical_json
 
 __all__ = [
     "ARTIFACT",

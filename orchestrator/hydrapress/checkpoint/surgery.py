@@ -1,6 +1,6 @@
 """Surgery: what was done to a module since its factory made it, as data.
 
-``hydrapress.comparison`` finds it; ``apply_surgery`` does the same changes to a fresh
+``hydrapress.checkpoint.comparison`` finds it; ``apply_surgery`` does the same changes to a fresh
 module tree. Tensors are no part of it: they come with their own shapes from the weights file.
 """
 
@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import nn
 
-from .errors import ModelError
+from hydrapress.errors import ModelError
+
 from .layers import build_layer
 from .plain import Plain, fit, is_plain
 

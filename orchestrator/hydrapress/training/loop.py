@@ -1,4 +1,4 @@
-"""The training loop behind ``hydrapress.training.train``."""
+"""The training loop behind ``hydrapress.training.plan.train``."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
-from ._training_state import Progress, read_state, tensors_of, write_state
-from .errors import StageError
-from .task import Split
-from .training import Loss, Optimizer, TrainingPlan, rate_at
+from hydrapress.errors import StageError
+from hydrapress.task import Split
+
+from .plan import Loss, Optimizer, TrainingPlan, rate_at
+from .state import Progress, read_state, tensors_of, write_state
 
 if TYPE_CHECKING:
     from collections.abc import Sized
 
-    from .artifacts import TorchModel
-    from .context import Bar, Context
+    from hydrapress.artifacts import TorchModel
+    from hydrapress.context import Bar, Context
 
 __all__ = ["Loop"]
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._disk import as_store_errors, tree_size_bytes
-from ._manifest import MANIFEST, is_key
+from .disk import as_store_errors, tree_size_bytes
+from .manifest import MANIFEST, is_key
 
 if TYPE_CHECKING:
-    from .store import Store
+    from .local import Store
 
 __all__ = ["GcReport", "collect"]
 

@@ -17,9 +17,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from ._disk import as_store_errors
-from ._lease import Lease, LeaseTimes
-from ._manifest import (
+from hydrapress.errors import HydrapressError, StoreError
+
+from .disk import as_store_errors
+from .lease import Lease, LeaseTimes
+from .local import Claim, Entry, GcReport, Store, log_warning
+from .manifest import (
     ARTIFACT,
     MANIFEST,
     MalformedManifest,
@@ -28,8 +31,6 @@ from ._manifest import (
     is_key,
     read_manifest,
 )
-from .errors import HydrapressError, StoreError
-from .store import Claim, Entry, GcReport, Store, log_warning
 
 __all__ = ["RemoteStore"]
 

@@ -1,0 +1,5 @@
+"""The one training loop; trainers, distillers and quantization-aware training all call it."""
+
+from .plan import Loss, Optimizer, Schedule, TrainingPlan, rate_at, train
+
+__all__ = ["Loss", "Optimizer", "Schedule", "TrainingPlan", "rate_at", "train"]
