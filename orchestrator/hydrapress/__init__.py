@@ -31,14 +31,16 @@ def run(overrides: Sequence[str] = (), *, folder: Path | str | None = None) -> R
     from datetime import datetime
 
     from .cli import set_environment
-    from .compose import compose_config
+    from .compose import chosen_experiment, compose_config
     from .job import overrides_label, run_job
 
     set_environment()
     config = compose_config(overrides)
     where = Path(folder or f"outputs/{datetime.now():%Y-%m-%d/%H-%M-%S-%f}")
     where.mkdir(parents=True, exist_ok=True)
-    return run_job(config, where, label=overrides_label(list(overrides)))
+    return run_job(
+        config, where, label=overrides_label(list(overrides)), experiment=chosen_experiment(overrides)
+    )
 
 
 def load(folder: Path | str, *, trust: Sequence[str] = ()) -> nn.Module:

@@ -92,20 +92,21 @@ def _sweep(arguments: list[str]) -> Iterator[str]:
 
     Hydra's own callback for the end is not called when a job fails.
     """
-    from .compose import compose_config, without_sweeps
+    from .compose import chosen_experiment, compose_config, without_sweeps
     from .job import read_config, tracking_of
     from .moments import State, SweepFinished, SweepStarted
     from .plugins import installed_plugins
 
     # how Hydra launches is not part of the jobs' config
     overrides = [a for a in arguments if not a.startswith("-") and not a.lstrip("+~").startswith("hydra")]
-    config = read_config(compose_config(without_sweeps(overrides)))
+    shared = without_sweeps(overrides)
+    config = read_config(compose_config(shared))
     plugins = installed_plugins()
     plugins.on_listener_error = lambda text, error: print(  # noqa: T201
         f"! {text}: {type(error).__name__}: {error}", file=sys.stderr
     )
     sweep_id = uuid.uuid4().hex
-    experiment = config.tracking.experiment or "hydrapress"
+    experiment = config.tracking.experiment or chosen_experiment(shared) or "hydrapress"
     plugins.tell(
         "hydrapress_sweep_started",
         SweepStarted(sweep_id, tuple(overrides), tracking_of(config), experiment),

@@ -18,7 +18,15 @@ from .errors import ConfigError, near_names
 from .plugins import installed_plugins
 from .searchpath import register_search_path
 
-__all__ = ["CONFIG_MODULE", "CONFIG_NAME", "compose_config", "explained", "prepare_hydra", "without_sweeps"]
+__all__ = [
+    "CONFIG_MODULE",
+    "CONFIG_NAME",
+    "chosen_experiment",
+    "compose_config",
+    "explained",
+    "prepare_hydra",
+    "without_sweeps",
+]
 
 CONFIG_MODULE = "hydrapress_conf"
 CONFIG_NAME = "config"
@@ -41,6 +49,15 @@ def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
         return _compose(overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise explained(error, overrides) from error
+
+
+def chosen_experiment(overrides: Sequence[str]) -> str | None:
+    """Give the ``experiment=`` that overrides choose; trackers group runs under its name."""
+    prepare_hydra()
+    with _initialized():
+        config = compose(CONFIG_NAME, overrides=list(overrides), return_hydra_config=True)
+    choice = config.hydra.runtime.choices.get("experiment")
+    return None if choice in (None, "null") else str(choice)
 
 
 def without_sweeps(overrides: Sequence[str]) -> list[str]:

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, make_dataclass
 from enum import Enum
 from pathlib import Path
-from types import MethodType
 from typing import Any, TypeGuard
 
 from hydra.core.config_store import ConfigStore
@@ -137,7 +136,7 @@ def register_options(plugins: Plugins) -> None:
     """Store the schema and every stage where Hydra composes from."""
     store = ConfigStore.instance()
     # Hydra copies the whole singleton for every group that --help lists, and loads copies anyway
-    store.__dict__["__deepcopy__"] = MethodType(_itself, store)
+    store.__dict__["__deepcopy__"] = _the_singleton
     store.store(name="schema", node=Config, provider="hydrapress")
     for spec in plugins.stages.values():
         kind, _, name = spec.name.partition("/")
@@ -165,9 +164,11 @@ def stage_from(spec: StageSpec, config: Mapping[str, Any] | DictConfig) -> Stage
 
 
 def _is_option_of(config: Any, cls: type[Stage]) -> TypeGuard[DictConfig]:
-    """Tell whether Hydra composed it from this class, and so has checked its types."""
-    found = OmegaConf.get_type(config) if isinstance(config, DictConfig) else None
-    return isinstance(found, type) and issubclass(found, cls)
+    """Tell whether Hydra composed it here from this class, and so has checked its types.
+
+    A class that a launcher sent over from another process is not this process's own.
+    """
+    return isinstance(config, DictConfig) and OmegaConf.get_type(config) is OmegaConf.get_type(option(cls))
 
 
 def _merged(config: Mapping[str, Any] | DictConfig, cls: type[Stage]) -> Any:
@@ -176,8 +177,8 @@ def _merged(config: Mapping[str, Any] | DictConfig, cls: type[Stage]) -> Any:
     return OmegaConf.merge(option(cls), fields) if fields else option(cls)
 
 
-def _itself(store: ConfigStore, memo: object) -> ConfigStore:
-    return store
+def _the_singleton(memo: object) -> ConfigStore:
+    return ConfigStore.instance()
 
 
 def task_from(config: Config, plugins: Plugins) -> Task:

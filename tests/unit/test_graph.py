@@ -80,7 +80,7 @@ def test_a_slot_without_a_stage() -> None:
 
 def test_an_unknown_stage_gets_near_names() -> None:
     assert problems(prune={"use": "pruner/prun"}) == [
-        "stages.prune: there is no stage 'pruner/prun'. Did you mean 'pruner/prune'?"
+        "stages.prune: there is no stage 'pruner/prun'. Did you mean 'pruner/prune' or 'pruner/drop'?"
     ]
 
 
