@@ -43,6 +43,12 @@ _DIGEST_CHARS = 24
 T = TypeVar("T")
 
 
+_EXPERIMENT_TAGS = {
+    # without it MLflow's page opens on traces of language models, and the runs are a click away
+    "mlflow.experimentKind": "custom_model_development",
+}
+
+
 class Sink:
     """Does operations, in order, in one experiment.
 
@@ -119,7 +125,9 @@ class Sink:
             root = self._target.artifacts
             location = (root / folder_name(name)).as_uri() if root else None
             try:
-                return str(self._client.create_experiment(name, artifact_location=location))
+                return str(
+                    self._client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS)
+                )
             except MlflowException:
                 # another job was faster; if it was anything else, there still is none
                 found = self._client.get_experiment_by_name(name)
