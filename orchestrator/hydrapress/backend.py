@@ -6,6 +6,8 @@ A backend object is light: it is made at discovery, before its runtime is import
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -30,6 +32,14 @@ class Session(ABC):
         Returns:
             One array an output, batch first, dequantized.
         """
+
+    def bind(self, inputs: tuple[np.ndarray, ...]) -> Callable[[], object]:
+        """Give a call of the model on these inputs; this call is what latencies are taken of.
+
+        By default it is ``run`` on them. A session whose ``run`` does work that no caller
+        of the runtime would do, such as naming inputs anew, binds that work beforehand.
+        """
+        return partial(self.run, inputs)
 
     def close(self) -> None:
         """Release what the runtime holds; nothing by default."""
