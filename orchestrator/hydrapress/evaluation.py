@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .artifacts import FileModel, Model, TorchModel
@@ -23,7 +23,13 @@ _BATCH = 256
 
 
 def evaluate(
-    model: Model, task: Task, backends: Iterable[Backend], *, folder: Path, device: str = "cpu"
+    model: Model,
+    task: Task,
+    backends: Iterable[Backend],
+    *,
+    folder: Path,
+    warn: Callable[[str], None],
+    device: str = "cpu",
 ) -> dict[str, float]:
     """Measure a model's quality on validation and test data, its size and its counts.
 
@@ -32,6 +38,7 @@ def evaluate(
         task: Gives the data and the metric.
         backends: A model that is a file is run on the first that is available and takes it.
         folder: Where the model is saved; its size as shipped is taken there.
+        warn: Told when quality can't be measured here, and why.
         device: Where a torch model runs.
 
     Returns:
@@ -41,10 +48,12 @@ def evaluate(
     """
     metrics = _counts(model, task) | {"size_bytes": float(size_bytes(model, folder))}
     backend = None if isinstance(model, TorchModel) else reference_backend(model, backends)
-    if isinstance(model, TorchModel) or backend is not None:
-        name = task.objective.metric
+    name = task.objective.metric
+    try:
         metrics[f"val_{name}"] = _quality(model, task, Split.VALIDATION, backend, device)
         metrics[name] = _quality(model, task, Split.TEST, backend, device)
+    except BackendError as error:
+        warn(f"its {name} was not measured: {error}")
     return metrics
 
 

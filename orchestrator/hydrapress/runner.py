@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -148,23 +149,11 @@ class Runner:
         context = self._context(node, claim.scratch)
         try:
             artifact = self._call(node, context)
-            metrics: dict[str, float] = {}
 
             def write(folder: Path) -> Mapping[str, float]:
                 """Save, then judge what was saved: the check reads the file itself."""
                 artifact.save(folder)
-                if isinstance(artifact, Model):
-                    metrics.update(self._check(node, artifact))
-                    metrics.update(
-                        evaluate(
-                            artifact,
-                            self._task,
-                            self._services.backends(),
-                            folder=folder,
-                            device=self._device,
-                        )
-                    )
-                return metrics
+                return self._judge(node, artifact, folder)
 
             entry = claim.put(
                 write,
@@ -187,23 +176,44 @@ class Runner:
                 positional += artifacts
             elif artifacts:
                 by_name[port.name] = artifacts[0]
-        try:
+        with self._naming(node):
             artifact = node.stage.run(*positional, **by_name, context=context)
-        except HydrapressError as error:
-            if error.exit_code == HydrapressError.exit_code:
-                raise StageError(f"stage '{node.id}' failed: {error}") from error
-            raise
-        except Exception as error:  # a stage is a third party; whatever it raised is wrapped
-            raise StageError(
-                f"stage '{node.id}' ({stage_name(type(node.stage))}, {self._origin(node)}) failed: "
-                f"{type(error).__name__}: {error}"
-            ) from error
         if not isinstance(artifact, node.product):
             raise StageError(
                 f"stage '{node.id}' ({self._origin(node)}) gave a {type(artifact).__name__}, "
                 f"but its 'run' promises a {node.product.__name__}"
             )
         return artifact
+
+    @contextmanager
+    def _naming(self, node: Node) -> Iterator[None]:
+        """Say which stage an error comes from; a stage is a third party and may raise anything."""
+        try:
+            yield
+        except HydrapressError as error:
+            if error.exit_code == HydrapressError.exit_code:
+                raise StageError(f"stage '{node.id}' failed: {error}") from error
+            raise
+        except Exception as error:
+            raise StageError(
+                f"stage '{node.id}' ({stage_name(type(node.stage))}, {self._origin(node)}) failed: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def _judge(self, node: Node, artifact: Artifact, folder: Path) -> dict[str, float]:
+        """Check a model's promises and evaluate it; other artifacts have no metrics."""
+        if not isinstance(artifact, Model):
+            return {}
+        kept = self._check(node, artifact)
+        with self._naming(node):
+            return kept | evaluate(
+                artifact,
+                self._task,
+                self._services.backends(),
+                folder=folder,
+                warn=lambda text: self._display.warn(node.id, text),
+                device=self._device,
+            )
 
     def _check(self, node: Node, model: Model) -> dict[str, float]:
         """Check every promise of the model, and that none was dropped silently."""
@@ -218,7 +228,9 @@ class Runner:
                     f"'{source}' without declaring it in 'breaks'"
                 )
         metrics = {}
-        for kept in check_invariants(model):
+        with self._naming(node):
+            checks = check_invariants(model)
+        for kept in checks:
             if not kept.holds and kept.name not in node.stage.breaks:
                 raise StageError(f"stage '{node.id}' ({self._origin(node)}) broke a promise: {kept}")
             self._display.say(node.id, str(kept))

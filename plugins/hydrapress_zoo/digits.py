@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import zlib
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -76,11 +77,13 @@ def _file_of(what: str, package: str, inside: str, install: str) -> Path:
     )
 
 
+@lru_cache(maxsize=2)
 def _integers(what: str, path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """Read a zipped table of comma-separated bytes."""
+    """Read a zipped table of comma-separated bytes, once a process: jobs of a sweep share it."""
     try:
         text = gzip.decompress(path.read_bytes()).decode("ascii")
         table = np.array(text.replace("\n", ",").rstrip(",").split(","), dtype="S4").astype(np.uint8)
+        table.setflags(write=False)
         return table.reshape(shape)
     except (OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
         raise ConfigError(f"data {what}: '{path}' is damaged ({error}); install its package again") from error
