@@ -88,7 +88,9 @@ _NOISE = re.compile(r"\s*(full_key:|object_type=|reference_type=|Config search p
 def _hint(text: str, overrides: Sequence[str]) -> str:
     """Give the names nearest to the one that Hydra did not find; "" when it is no matter of names."""
     if option := re.search(r"Could not find '(?:(.+)/)?([^/']+)'", text):
-        return near_names(option[2], _options(option[1] or ""))
+        near = near_names(option[2], _options(option[1] or ""))
+        # it may be one of a plugin that could not be read
+        return f".{near}{installed_plugins().broken_packages()}"
     if slot := re.search(r"Could not override '(\w+@[^']+)'", text):
         return near_names(slot[1], [f"stage@stages.{name}" for name in _keys_beside("stages.x", overrides)])
     if key := re.search(r"full_key: (\S+)", text) if "Key '" in text else None:

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .artifacts import Report
 from .compose import CONFIG_MODULE, CONFIG_NAME, explained, prepare_hydra
-from .display import render_report
+from .errors import StoreError
 from .job import overrides_label, run_job
+from .table import render_report, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,6 +69,14 @@ def run_hydra(arguments: Sequence[str]) -> None:
             )()
     except (HydraException, OmegaConfBaseException) as error:
         raise explained(error, [a for a in arguments if not a.startswith("-")]) from error
+    except BrokenPipeError:
+        raise  # stdout's reader went away; nothing is wrong with the disk
+    except OSError as error:
+        raise StoreError(
+            f"can't write '{error.filename or os.getcwd()}': {error.strerror or error}. Work in a folder that "
+            "may be written, or choose other places with hydra.run.dir=PATH (hydra.sweep.dir=PATH with -m), "
+            "store.root=PATH and tracking.uri=URI"
+        ) from error
     finally:
         sys.argv = before
 
@@ -88,7 +97,9 @@ def _exceptions_as_they_are() -> Iterator[None]:
 
 def _print_result(result: Result, title: str) -> None:
     report = result.report
-    if report is not None:
+    if report is None:
+        render_report(_stages_report(result, title))
+    else:
         (result.folder / "report.json").write_text(_as_json(report), encoding="utf-8")
         if title:
             report = Report(f"{report.title} ({title})", report.rows, report.notes)
@@ -96,6 +107,27 @@ def _print_result(result: Result, title: str) -> None:
     if result.tracking:
         print(f"MLflow run {result.tracking['run_id']}; open with: {result.tracking['open']}")  # noqa: T201
     print(f"Output: {result.folder}")  # noqa: T201
+
+
+def _stages_report(result: Result, title: str) -> Report:
+    """Give a row a model, for pipelines that end without a report of their own."""
+    rows = [
+        {
+            "stage": id_,
+            **{name: f"{metrics[name]:.4f}" for name in _qualities(metrics)},
+            "size": size_text(metrics["size_bytes"]),
+            "nonzero": f"{metrics['nonzero_params']:,.0f} of {metrics['params']:,.0f}",
+        }
+        for id_, metrics in result.metrics.items()
+        if "size_bytes" in metrics
+    ]
+    return Report(f"Stages{f' ({title})' if title else ''}", rows)
+
+
+def _qualities(metrics: Mapping[str, float]) -> list[str]:
+    """Name the task's metric, on test and on validation data."""
+    validated = [name for name in metrics if name.startswith("val_")]
+    return [name for val_name in validated for name in (val_name.removeprefix("val_"), val_name)]
 
 
 def _as_json(report: Report) -> str:

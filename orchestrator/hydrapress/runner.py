@@ -26,6 +26,7 @@ from .moments import (
 )
 from .services import RunnerServices
 from .stage import stage_name
+from .store.disk import as_store_errors
 
 if TYPE_CHECKING:
     from .display import Display
@@ -176,7 +177,7 @@ class Runner:
                 positional += artifacts
             elif artifacts:
                 by_name[port.name] = artifacts[0]
-        with self._naming(node):
+        with self._naming(node), as_store_errors("write", context.scratch, only_full=True):
             artifact = node.stage.run(*positional, **by_name, context=context)
         if not isinstance(artifact, node.product):
             raise StageError(

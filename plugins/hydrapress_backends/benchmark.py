@@ -57,7 +57,7 @@ def run_benchmark(settings: Benchmark, models: Sequence[Model], context: Context
     )
     rows = measure(named, backends, protocol, context=context)
     notes += _reasons(rows) + _fewer_starts(rows, settings) + _busy(rows) + _circumstances(rows)
-    return Report("Benchmark", [_as_dict(row) for row in rows], notes)
+    return Report("Benchmark", [_as_dict(row, context.task.objective.metric) for row in rows], notes)
 
 
 def _homeless(models: dict[str, Model], backends: Sequence[Backend]) -> list[str]:
@@ -108,12 +108,13 @@ def _circumstances(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _as_dict(row: Row) -> dict[str, Any]:
+def _as_dict(row: Row, metric: str) -> dict[str, Any]:
     return {
         "model": row.model_id,
         "backend": row.backend,
         "threads": row.threads,
         "batch_size": row.batch_size,
+        "metric": metric,
         **row.metrics,
         "verdict": row.verdict,
         "reasons": list(row.reasons),

@@ -167,19 +167,19 @@ def test_a_server_that_is_away_costs_nothing_and_is_told_later(tmp_path: Path) -
 # --- an extra that is not installed -----------------------------------------------------
 
 BLOCK = """
-import importlib.abc, sys
+import sys
+from importlib.machinery import PathFinder
 
 BLOCKED = ("litert_torch", "ai_edge_litert", "ai_edge_quantizer")
 
 
-class Absent(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in BLOCKED:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return None
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in BLOCKED else super().find_spec(name, path, target)
 
 
-sys.meta_path.insert(0, Absent())
+sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
 """
 
 
@@ -278,7 +278,7 @@ def test_a_slot_that_names_a_broken_plugins_stage_in_yaml_says_so(
 ) -> None:
     done = run("+stages.shake={use: pruner/shaky, inputs: train}", *TINY, cwd=tmp_path, **with_broken_plugin)
     assert done.returncode == 2, done.stderr
-    assert "there is no stage 'pruner/shaky'" in done.stderr or "pruner/shaky" in done.stderr
+    assert "pruner/shaky" in done.stderr
     assert "shaky-press 0.3" in done.stderr
     assert "a_library_that_nobody_has" in done.stderr
 
@@ -289,12 +289,9 @@ def test_a_slot_that_names_a_broken_plugins_stage_in_yaml_says_so(
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a sound checkpoint."""
-    from sample_training import small_net
-
     from hydrapress.artifacts import Factory, Signature, TensorSpec, TorchModel
     from hydrapress_zoo.lenets import LeNet300100
 
-    del small_net
     signature = Signature(
         (TensorSpec("image", "float32", (None, 1, 8, 8)),), (TensorSpec("output", "float32", (None, 10)),)
     )
@@ -331,7 +328,7 @@ def test_a_checkpoint_whose_surgery_names_another_class_is_refused(
         (tmp_path / name).write_bytes(content)
     path = tmp_path / "architecture.json"
     about = json.loads(path.read_text())
-    about["surgery"] = {"fc1": {"new": "os.system", "args": {"command": f"touch {tmp_path}/pwned"}}}
+    about["surgery"] = [{"path": "fc1", "new": "os.system", "args": {"command": f"touch {tmp_path}/pwned"}}]
     path.write_text(json.dumps(about))
     with pytest.raises(ModelError, match=r"os\.system"):
         hydrapress.load(tmp_path)

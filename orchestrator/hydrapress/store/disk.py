@@ -15,12 +15,14 @@ __all__ = ["as_store_errors", "tree_size_bytes"]
 
 
 @contextmanager
-def as_store_errors(doing: str, path: Path) -> Iterator[None]:
+def as_store_errors(doing: str, path: Path, *, only_full: bool = False) -> Iterator[None]:
     """Turn disk errors of a block into a StoreError with the path, the room left and what to do.
 
     Args:
         doing: What the block does, to follow "can't".
         path: Where it does so.
+        only_full: Leave all but a full disk or quota alone, where a block may have other
+            reasons to meet an OSError.
 
     Raises:
         StoreError: If the block raised an OSError, or a library's own error that says the
@@ -31,7 +33,7 @@ def as_store_errors(doing: str, path: Path) -> Iterator[None]:
     except StoreError:
         raise
     except Exception as error:
-        if not _is_of_the_disk(error):
+        if not (_says_full(error) or (isinstance(error, OSError) and not only_full)):
             raise
         raise StoreError(
             f"can't {doing} at '{path}': {error} ({_free_bytes(path):,} bytes free there). Free some space "
@@ -49,9 +51,9 @@ def tree_size_bytes(path: Path) -> int:
     return total
 
 
-def _is_of_the_disk(error: Exception) -> bool:
-    """Tell disk errors apart; libraries that write files raise a full disk as errors of their own."""
-    return isinstance(error, OSError) or os.strerror(errno.ENOSPC) in str(error)
+def _says_full(error: Exception) -> bool:
+    """Tell a full disk apart; libraries that write files raise it as errors of their own."""
+    return any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT))
 
 
 def _free_bytes(path: Path) -> int:

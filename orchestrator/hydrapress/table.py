@@ -1,0 +1,78 @@
+"""Table: a report as people read it, on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from .artifacts import Report
+
+__all__ = ["render_report", "size_text"]
+
+
+def render_report(report: Report, console: Console | None = None) -> None:
+    """Print a report's rows as a table on stdout, then its notes."""
+    if console is None:
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console = Console(highlight=False, width=150)
+    table = Table(title=report.title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    columns = _columns(report.rows)
+    for title, _, justify in columns:
+        table.add_column(title, justify=justify, overflow="fold")
+    for row in report.rows:
+        table.add_row(*(str(cell(row)) for _, cell, _ in columns))
+    console.print(table)
+    for note in report.notes:
+        console.print(f"- {note}", markup=False)
+
+
+def size_text(size_bytes: float) -> str:
+    """Write a size in kB or MB of 1,000, as file managers do."""
+    return f"{size_bytes / 1e6:,.2f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:,.1f} kB"
+
+
+def _columns(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, Any, Any]]:
+    """Choose columns: those of a measurement, and threads or batch size where they differ."""
+    rows = list(rows)
+    if not any("backend" in row for row in rows):
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        return [(name, lambda row, n=name: row.get(n, ""), "left") for name in names]
+    varying: list[tuple[str, Any, Any]] = [
+        (title, lambda row, n=name: row.get(n, ""), "right")
+        for title, name in (("threads", "threads"), ("batch", "batch_size"))
+        if len({row.get(name) for row in rows}) > 1
+    ]
+    quality = str(rows[0].get("metric", "quality"))
+    return [
+        ("model", lambda row: row["model"], "left"),
+        ("backend", lambda row: row["backend"], "left"),
+        *varying,
+        (quality, lambda row: _number(row.get(quality), "{:.4f}"), "right"),
+        ("size", lambda row: size_text(row["size_bytes"]) if "size_bytes" in row else "", "right"),
+        ("smaller", lambda row: _number(row.get("size_ratio"), "{:.2f}x"), "right"),
+        (
+            "latency ms [95 %]",
+            lambda row: _interval(row, "latency_ms_p50", "latency_ms_ci", "{:.4f}"),
+            "right",
+        ),
+        ("speed-up [95 %]", lambda row: _interval(row, "speedup", "speedup_ci", "{:.2f}"), "right"),
+        ("verdict", lambda row: row.get("problem") or row.get("verdict", "").partition(" (")[0], "left"),
+    ]
+
+
+def _interval(row: Mapping[str, Any], middle: str, ends: str, style: str) -> str:
+    if middle not in row:
+        return ""
+    text = style.format(row[middle])
+    if f"{ends}_low" in row:
+        text += f" [{style.format(row[f'{ends}_low'])}, {style.format(row[f'{ends}_high'])}]"
+    return text
+
+
+def _number(value: Any, style: str) -> str:
+    return "" if value is None else style.format(value)
