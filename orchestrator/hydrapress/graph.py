@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .config import stage_from
 from .errors import ConfigError, GraphError, near_names
-from .stage import Port, Stage, ports_of, product_of, stage_name
+from .stage import Port, Stage, missing_needs, ports_of, product_of, stage_name
 
 if TYPE_CHECKING:
     from .artifacts import Artifact
@@ -99,6 +99,7 @@ class Graph:
             problems.append(plugins.broken_packages().strip())
         cycles = _cycles(drafts)
         # a cycle of disabled stages has no end to stand in, so types are asked only without one
+        problems += _missing_needs(drafts)
         problems += cycles or _bad_bypasses(drafts) + _type_mismatches(drafts)
         if problems:
             raise GraphError(problems)
@@ -198,6 +199,15 @@ def _read_inputs(
         if len(sources) > 1 and not port.variadic:
             problems.append(f"{where}: port '{port.name}' takes one input, not {len(sources)}: {sources}")
     return {port.name: bound[port.name] for port in ports if bound.get(port.name)}, problems
+
+
+def _missing_needs(drafts: Mapping[str, _Draft]) -> list[str]:
+    return [
+        f"stages.{draft.id}: {missing}"
+        for draft in drafts.values()
+        if draft.enabled
+        for missing in missing_needs(draft.spec.cls)
+    ]
 
 
 def _cycles(drafts: Mapping[str, _Draft]) -> list[str]:

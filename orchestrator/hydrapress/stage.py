@@ -6,12 +6,15 @@ shell completion long before any work starts.
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import re
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from .artifacts import Artifact
@@ -31,6 +34,7 @@ __all__ = [
     "Quantizer",
     "Stage",
     "Trainer",
+    "missing_needs",
     "ports_of",
     "product_of",
     "stage_name",
@@ -63,6 +67,8 @@ class Stage:
     Attributes:
         kind: The family.
         paper: Where the method comes from; empty when there is none to name.
+        needs: Modules that must be installed, each with the command that installs it; looked
+            for before anything runs.
         libraries: Distributions whose version changes the result; they enter the key.
         measures: Its result depends on the machine and the hour, so it is taken anew
             unless the user asks to reuse it.
@@ -71,6 +77,7 @@ class Stage:
 
     kind: ClassVar[Kind]
     paper: ClassVar[str] = ""
+    needs: ClassVar[Mapping[str, str]] = MappingProxyType({})
     libraries: ClassVar[tuple[str, ...]] = ()
     measures: ClassVar[bool] = False
     breaks: ClassVar[frozenset[str]] = frozenset()
@@ -180,6 +187,15 @@ class Port:
         """Write it as in a signature: ``*models: Model`` or ``ratios: LayerRatios?``."""
         star, mark = "*" if self.variadic else "", "?" if self.optional else ""
         return f"{star}{self.name}: {' | '.join(t.__name__ for t in self.types)}{mark}"
+
+
+def missing_needs(cls: type[Stage]) -> list[str]:
+    """List the modules that a stage needs and that are not installed, and how to install them."""
+    return [
+        f"{stage_name(cls)} needs the package '{module}', which is not installed: {install}"
+        for module, install in cls.needs.items()
+        if importlib.util.find_spec(module) is None
+    ]
 
 
 def stage_name(cls: type[Stage]) -> str:

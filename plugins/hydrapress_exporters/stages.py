@@ -40,6 +40,7 @@ class TFLite(Exporter):
     """Write the model as a TFLite file for one sample at a time."""
 
     name = "tflite"
+    needs = dict.fromkeys(("litert_torch", "ai_edge_litert"), "pip install 'hydrapress[tflite]'")
     libraries = ("ai-edge-litert", "litert-torch", "torch")
 
     tolerance: float = setting(

@@ -98,6 +98,7 @@ class TFLiteStatic(Quantizer):
 
     name = "tflite_static"
     paper = _PAPER
+    needs = dict.fromkeys(("ai_edge_quantizer", "ai_edge_litert"), "pip install 'hydrapress[tflite]'")
     libraries = ("ai-edge-litert", "ai-edge-quantizer")
 
     samples: int = setting(200, "calibration samples, as far as the split has them", unit="samples", ge=1)

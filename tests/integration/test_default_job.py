@@ -194,7 +194,8 @@ def test_the_second_time_only_the_measurement_is_new_unless_it_is_reused(first: 
 
 def test_from_python_the_result_says_what_the_store_says(workdir: Path) -> None:
     result = hydrapress.run(
-        ["pipeline=prune", *SMALL, "stages.recover.epochs=1", "stages.prune.sparsity=0.5"], folder=workdir / "out"
+        ["pipeline=prune", *SMALL, "stages.recover.epochs=1", "stages.prune.sparsity=0.5"],
+        folder=workdir / "out",
     )
     entries = {e.label: e for e in Store(workdir / ".hydrapress/store").entries()}
     assert set(result.stages) == set(entries) == {"train", "prune", "recover"}
@@ -203,7 +204,8 @@ def test_from_python_the_result_says_what_the_store_says(workdir: Path) -> None:
         assert result.stages[name].key == entries[name].key
         assert not result.stages[name].cached
     again = hydrapress.run(
-        ["pipeline=prune", *SMALL, "stages.recover.epochs=1", "stages.prune.sparsity=0.5"], folder=workdir / "out"
+        ["pipeline=prune", *SMALL, "stages.recover.epochs=1", "stages.prune.sparsity=0.5"],
+        folder=workdir / "out",
     )
     assert all(stage.cached for stage in again.stages.values())
     assert again.metrics == result.metrics

@@ -13,7 +13,13 @@ from servers import of_kind, parent_of, recorded
 
 from hydrapress.store import Store
 
-TINY = ("pipeline=prune", "data=digits", "model=lenet_300_100", "stages.train.epochs=1", "stages.recover.epochs=1")
+TINY = (
+    "pipeline=prune",
+    "data=digits",
+    "model=lenet_300_100",
+    "stages.train.epochs=1",
+    "stages.recover.epochs=1",
+)
 SPARSITIES = ("0.5", "0.7", "0.9")
 
 
@@ -64,7 +70,9 @@ def test_a_job_that_fails_first_fails_the_sweep_and_leaves_the_others_whole(tmp_
     (sweep,) = of_kind(runs, "sweep")
     assert sweep.info.status == "FAILED"
     assert "recover" in sweep.data.tags["hydrapress.error"]
-    states = {job.data.params["stages.recover.learning_rate"]: job.info.status for job in of_kind(runs, "job")}
+    states = {
+        job.data.params["stages.recover.learning_rate"]: job.info.status for job in of_kind(runs, "job")
+    }
     assert states == {"0.01": "FINISHED", "1e+30": "FAILED"}
     assert {run.info.status for run in runs} == {"FINISHED", "FAILED"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 
 from hydrapress.artifacts import LayerRatios, Model, OnnxModel, Report, TorchModel
 from hydrapress.context import Context
@@ -66,6 +67,16 @@ class Drop(Pruner):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Needy(Pruner):
+    """Need what nobody has."""
+
+    needs = MappingProxyType({"no_such_library": "pip install 'sample[needy]'"})
+
+    def run(self, model: TorchModel, *, context: Context) -> TorchModel:
+        raise AssertionError("graphs are checked without running")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Distil(Distiller):
     """Join two models."""
 
@@ -94,7 +105,7 @@ class SamplePlugin:
 
     @hookimpl
     def hydrapress_stages(self) -> list[type]:
-        return [Train, Prune, Drop, Distil, Onnx, Bench]
+        return [Train, Prune, Drop, Needy, Distil, Onnx, Bench]
 
 
 PACKAGE = Package("sample", "sample_stages", "sample-dist", "1.2.3")

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hydrapress.plugins import Plugins, installed_plugins
+from hydrapress.stage import missing_needs
 
 __all__ = ["Offer", "main", "offers"]
 
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> int:
         return 0
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=150)
+        console = Console(highlight=False, width=250)  # a pipe has no width to fold at
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("what", "name", "about", "package", "state"):
         table.add_column(column, overflow="fold")
@@ -60,7 +61,8 @@ def offers(plugins: Plugins) -> Iterator[Offer]:
     """List all that is offered, stages first, broken packages last."""
     for spec in plugins.stages.values():
         ports = ", ".join(map(str, spec.ports))
-        yield Offer("stage", spec.name, str(spec.package), "ready", f"({ports}) -> {spec.produces.__name__}")
+        state = "; ".join(missing_needs(spec.cls)) or "ready"
+        yield Offer("stage", spec.name, str(spec.package), state, f"({ports}) -> {spec.produces.__name__}")
     for name, backend in plugins.backends.items():
         formats = ", ".join(cls.__name__ for cls in backend.formats)
         package = plugins.owner("backend", name)
