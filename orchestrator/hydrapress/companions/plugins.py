@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
         return 0
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=250)  # a pipe has no width to fold at
+        console = Console(highlight=False, width=1000)  # a pipe has no width to fold at
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("what", "name", "about", "package", "state"):
         table.add_column(column, overflow="fold")
