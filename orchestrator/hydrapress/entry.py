@@ -73,9 +73,9 @@ def run_hydra(arguments: Sequence[str]) -> None:
         raise  # stdout's reader went away; nothing is wrong with the disk
     except OSError as error:
         raise StoreError(
-            f"can't write '{error.filename or os.getcwd()}': {error.strerror or error}. Work in a folder that "
-            "may be written, or choose other places with hydra.run.dir=PATH (hydra.sweep.dir=PATH with -m), "
-            "store.root=PATH and tracking.uri=URI"
+            f"can't write '{error.filename or os.getcwd()}': {error.strerror or error}. Work in a folder "
+            "that may be written, or choose other places with hydra.run.dir=PATH (hydra.sweep.dir=PATH with "
+            "-m), store.root=PATH and tracking.uri=URI"
         ) from error
     finally:
         sys.argv = before

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from .artifacts import Report
 
-__all__ = ["render_report", "size_text"]
+__all__ = ["render_report", "result_console", "size_text"]
+
+_PIPE_WIDTH = 150
+
+
+def result_console(pipe_width: int = _PIPE_WIDTH) -> Console:
+    """Give the console for results: stdout, no markup, so that ``[tflite]`` stays what it is.
+
+    Args:
+        pipe_width: Columns to fold at where stdout is no terminal.
+    """
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=pipe_width)
+    return console
 
 
 def render_report(report: Report, console: Console | None = None) -> None:
     """Print a report's rows as a table on stdout, then its notes."""
     if console is None:
-        console = Console(highlight=False)
-        if not console.is_terminal:
-            console = Console(highlight=False, width=150)
+        console = result_console()
     table = Table(title=report.title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     columns = _columns(report.rows)
     for title, _, justify in columns:
@@ -28,7 +41,7 @@ def render_report(report: Report, console: Console | None = None) -> None:
         table.add_row(*(str(cell(row)) for _, cell, _ in columns))
     console.print(table)
     for note in report.notes:
-        console.print(f"- {note}", markup=False)
+        console.print(f"- {note}")
 
 
 def size_text(size_bytes: float) -> str:

@@ -20,7 +20,8 @@ from hydrapress_mlflow.database import connect
 from hydrapress_mlflow.target import Target
 
 STAGES = (
-    "train", "dense_onnx", "dense_tflite", "prune", "recover", "onnx", "int8", "tflite", "tflite_int8", "bench",
+    "train", "dense_onnx", "dense_tflite", "prune", "recover", "onnx", "int8", "tflite", "tflite_int8",
+    "bench",
 )  # fmt: skip
 BACKENDS = {
     "train": "torch-eager",

@@ -6,14 +6,17 @@ import argparse
 import inspect
 import json
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from hydrapress.errors import ConfigError, near_names
 from hydrapress.plugins import StageSpec, installed_plugins
 from hydrapress.settings import Setting, settings_of
+from hydrapress.table import result_console
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["main"]
 
@@ -38,7 +41,7 @@ def main(argv: list[str]) -> int:
     if options.json:
         print(json.dumps(_as_json(spec), indent=1))  # noqa: T201
     else:
-        _print(spec, Console(highlight=False))
+        _print(spec, result_console())
     return 0
 
 
@@ -66,11 +69,11 @@ def _as_json(spec: StageSpec) -> dict[str, Any]:
 
 def _print(spec: StageSpec, console: Console) -> None:
     ports = ", ".join(map(str, spec.ports))
-    console.print(f"[bold]{spec.name}[/bold]({ports}) -> {spec.produces.__name__}")
-    console.print(inspect.getdoc(spec.cls) or "", markup=False)
+    console.print(f"{spec.name}({ports}) -> {spec.produces.__name__}", style="bold")
+    console.print(inspect.getdoc(spec.cls) or "")
     if spec.cls.paper:
-        console.print(f"Paper: {spec.cls.paper}", markup=False)
-    console.print(f"Package: {spec.package}", markup=False)
+        console.print(f"Paper: {spec.cls.paper}")
+    console.print(f"Package: {spec.package}")
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("field", "default", "unit", "allowed", "meaning"):
         table.add_column(column, overflow="fold")

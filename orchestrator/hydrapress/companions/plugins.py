@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from hydrapress.plugins import Plugins, installed_plugins
 from hydrapress.stage import missing_needs
+from hydrapress.table import result_console
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["Offer", "main", "offers"]
 
@@ -44,9 +47,8 @@ def main(argv: list[str]) -> int:
     if options.json:
         print(json.dumps([asdict(offer) for offer in found], indent=1))  # noqa: T201
         return 0
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=1000)  # a pipe has no width to fold at
+    # what reads a pipe looks for whole names, so nothing is folded there
+    console = result_console(pipe_width=1000)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("what", "name", "about", "package", "state"):
         table.add_column(column, overflow="fold")
