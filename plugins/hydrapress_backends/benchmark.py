@@ -81,10 +81,12 @@ def _fewer_starts(rows: Sequence[Row], settings: Benchmark) -> list[str]:
 
 def _reasons(rows: Sequence[Row]) -> list[str]:
     """Give each reason once, with all that it holds for."""
+    several = len({(row.threads, row.batch_size) for row in rows}) > 1
     holders: dict[str, list[str]] = {}
     for row in rows:
+        setup = f" (threads {row.threads}, batch {row.batch_size})" if several else ""
         for reason in row.reasons:
-            holders.setdefault(reason, []).append(f"{row.model_id} on {row.backend}")
+            holders.setdefault(reason, []).append(f"{row.model_id} on {row.backend}{setup}")
     return [f"{reason}: {', '.join(names)}" for reason, names in holders.items()]
 
 

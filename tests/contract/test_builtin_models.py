@@ -156,7 +156,11 @@ def test_what_it_yields_comes_back_from_its_folder_and_is_judged_the_same(name: 
     assert isinstance(loaded, Model)
     assert bench.digests(loaded) == bench.digests(model)
     backends = installed_plugins().backends.values()
-    before, after = (evaluate(m, task(0), backends, folder=folder) for m in (model, loaded))
+    warnings: list[str] = []
+    before, after = (
+        evaluate(m, task(0), backends, folder=folder, warn=warnings.append) for m in (model, loaded)
+    )
+    assert warnings == []
     assert before == after
     assert {"accuracy", "val_accuracy", "size_bytes", "params", "nonzero_params", "sparsity", "macs"} <= set(
         before

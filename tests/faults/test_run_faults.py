@@ -134,6 +134,7 @@ class _readonly:
 # --- the tracking server ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_costs_nothing_and_is_told_later(tmp_path: Path) -> None:
     port = free_port()
     uri = f"http://127.0.0.1:{port}"

@@ -257,3 +257,12 @@ def test_lists_of_threads_and_batch_sizes_give_a_row_each_and_a_refusal_is_a_row
     header = next(line for line in job.done.stdout.splitlines() if line.startswith("model"))
     assert "threads" in header
     assert "batch" in header
+
+
+def test_a_note_tells_threads_and_batch_sizes_apart_where_there_are_several() -> None:
+    from hydrapress.measure import Row
+    from hydrapress_backends.benchmark import _reasons
+
+    rows = [Row("int8", "b", 1, batch, verdict="slower", reasons=("too small",)) for batch in (1, 8)]
+    assert _reasons(rows[:1]) == ["too small: int8 on b"]
+    assert _reasons(rows) == ["too small: int8 on b (threads 1, batch 1), int8 on b (threads 1, batch 8)"]

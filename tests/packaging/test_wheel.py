@@ -57,5 +57,5 @@ def test_the_wheel_works_in_an_empty_environment(wheel: Path, tmp_path: Path) ->
     composed = hydrapress("--cfg", "job", "seed=7")
     assert "seed: 7" in composed
     assert "use: pruner/magnitude" in composed
-    assert "evaluator/benchmark" in hydrapress("graph", "--no-store")
+    assert "evaluator/benchmark" in hydrapress("graph", "--no-store", "pipeline=int8")
     assert "pip install 'hydrapress[tflite]'" in hydrapress("doctor")

@@ -167,7 +167,7 @@ def test_the_schema_has_a_default_for_everything() -> None:
     [
         (["seeed=3"], r"Could not override 'seeed'(.|\n)* Did you mean 'seed'"),
         (["stages.prune.sparsty=0.5"], r"'stages\.prune\.sparsty'(.|\n)* Did you mean 'sparsity'"),
-        (["stage@stages.prune=pruner/magnitud"], r"pruner/magnitud' Did you mean 'magnitude'"),
+        (["stage@stages.prune=pruner/magnitud"], r"pruner/magnitud'\. Did you mean 'magnitude'"),
         (["model=lenet"], r"'model/lenet'(.|\n)* Did you mean 'lenet5'"),
         (["pipline=int8"], r"'pipline'(.|\n)* Did you mean 'pipeline'"),
         (["stage@stages.prun=pruner/magnitude"], r" Did you mean 'stage@stages\.prune'"),
