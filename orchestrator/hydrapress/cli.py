@@ -90,9 +90,11 @@ def _hydra(arguments: list[str]) -> int:
 def _sweep(arguments: list[str]) -> Iterator[str]:
     """Announce a sweep before Hydra starts its jobs, and its end however it comes.
 
+    Each value is checked first, so that a wrong last one does not cost the jobs before it.
     Hydra's own callback for the end is not called when a job fails.
     """
-    from .compose import chosen_experiment, compose_config, without_sweeps
+    from .compose import chosen_experiment, compose_config, sweep_variants, without_sweeps
+    from .graph import Graph
     from .job import read_config, tracking_of
     from .moments import State, SweepFinished, SweepStarted
     from .plugins import installed_plugins
@@ -102,6 +104,8 @@ def _sweep(arguments: list[str]) -> Iterator[str]:
     shared = without_sweeps(overrides)
     config = read_config(compose_config(shared))
     plugins = installed_plugins()
+    for variant in sweep_variants(overrides):
+        Graph.from_config(compose_config(variant).stages, plugins)
     plugins.on_listener_error = lambda text, error: print(  # noqa: T201
         f"! {text}: {type(error).__name__}: {error}", file=sys.stderr
     )

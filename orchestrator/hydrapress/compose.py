@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
@@ -18,6 +19,9 @@ from .errors import ConfigError, near_names
 from .plugins import installed_plugins
 from .searchpath import register_search_path
 
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
 __all__ = [
     "CONFIG_MODULE",
     "CONFIG_NAME",
@@ -25,6 +29,7 @@ __all__ = [
     "compose_config",
     "explained",
     "prepare_hydra",
+    "sweep_variants",
     "without_sweeps",
 ]
 
@@ -66,11 +71,28 @@ def without_sweeps(overrides: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: If an override can't be parsed.
     """
+    return [str(o.input_line) for o in _parsed(overrides) if not o.is_sweep_override()]
+
+
+def sweep_variants(overrides: Sequence[str]) -> Iterator[list[str]]:
+    """Give each listed value of a sweep with what all jobs share, so that it can be checked alone.
+
+    Yields:
+        The shared overrides and one more; the value of every other sweep is the default.
+    """
+    shared = without_sweeps(overrides)
+    for override in _parsed(overrides):
+        if override.is_sweep_override() and override.is_discrete_sweep():
+            key = str(override.input_line).partition("=")[0]
+            for value in override.sweep_string_iterator():
+                yield [*shared, f"{key}={value}"]
+
+
+def _parsed(overrides: Sequence[str]) -> list[Override]:
     try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        return list(OverridesParser.create().parse_overrides(list(overrides)))
     except HydraException as error:
         raise explained(error, overrides) from error
-    return [str(o.input_line) for o in parsed if not o.is_sweep_override()]
 
 
 def explained(error: Exception, overrides: Sequence[str]) -> ConfigError:

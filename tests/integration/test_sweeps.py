@@ -113,5 +113,7 @@ def test_an_experiment_brings_its_own_sweep(tmp_path: Path) -> None:
 def test_a_wrong_value_in_a_sweep_is_bad_input(bad: str, tmp_path: Path) -> None:
     done = run("-m", *TINY, bad, "tracking=none", cwd=tmp_path)
     assert done.returncode == 2, done.stderr
+    # no job has run: the right value comes first
+    assert not (tmp_path / ".hydrapress").exists()
     assert "Traceback" not in done.stderr
     assert ("0 <= sparsity < 1" in done.stderr) or ("Did you mean 'sparsity'" in done.stderr)

@@ -77,14 +77,15 @@ def _state(backend: Backend) -> BackendState:
 
 
 def _print(found: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    console = Console(soft_wrap=False)
+    from hydrapress.table import result_console
+
+    # what reads a pipe looks for whole sentences, so nothing is folded there
+    console = result_console(pipe_width=300)
     machine = Table(title="Machine", show_header=False, title_justify="left")
     for name, value in _machine_lines(hardware(), found["load_average"]):
-        machine.add_row(name, escape(value))
+        machine.add_row(name, value)
     console.print(machine)
 
     backends = Table(title="Backends", title_justify="left")
@@ -93,7 +94,7 @@ def _print(found: dict[str, Any]) -> None:
     for each in found["backends"]:
         state = "available" if each["problem"] is None else each["problem"]
         cells = (each["name"], ", ".join(each["formats"]), state, each["version"], each["device"])
-        backends.add_row(*map(escape, cells))
+        backends.add_row(*cells)
     console.print(backends)
 
     if found["broken_plugins"]:
@@ -102,9 +103,9 @@ def _print(found: dict[str, Any]) -> None:
             broken.add_column(column)
         for package in found["broken_plugins"]:
             owner = f"{package['distribution']} {package['version']}"
-            broken.add_row(*map(escape, (package["name"], owner, package["error"])))
+            broken.add_row(package["name"], owner, package["error"])
         console.print(broken)
-    console.print("  ".join(f"{name} {version}" for name, version in found["versions"].items()), markup=False)
+    console.print("  ".join(f"{name} {version}" for name, version in found["versions"].items()))
 
 
 def _machine_lines(machine: Hardware, load: float) -> list[tuple[str, str]]:
