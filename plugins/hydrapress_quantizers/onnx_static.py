@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import tempfile
+from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -118,8 +119,9 @@ def _prepared(source: Path, target: Path) -> Path:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     try:
-        with quiet():
-            quant_pre_process(str(source), str(target), auto_merge=True)
+        # where shapes stay unknown it leaves a file in the working folder, which is the user's
+        with quiet(), chdir(target.parent):
+            quant_pre_process(str(source.absolute()), str(target.absolute()), auto_merge=True)
     except Exception as error:  # its errors have no common base but Exception
         raise ModelError(
             f"{source}: ONNX Runtime can't prepare the model for quantization: "

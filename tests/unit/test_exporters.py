@@ -290,14 +290,19 @@ def test_seven_bits_by_the_processor_are_said(monkeypatch: pytest.MonkeyPatch, t
     assert any("Old CPU has no int8 dot products" in text for text in fake.warned)
 
 
-def test_a_model_that_onnxruntime_does_not_take_is_a_model_error(tmp_path: Path) -> None:
+def test_a_model_that_onnxruntime_does_not_take_is_a_model_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = onnx_model(tmp_path / "m.onnx")
     proto = onnx.load_model(model.path)
     proto.graph.node[0].op_type = "NoSuchOperator"
     model.path.write_bytes(proto.SerializeToString())
     context, _ = heard(tmp_path, Samples(3))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     with pytest.raises(ModelError, match="ONNX Runtime can't prepare the model for quantization"):
         OnnxStatic(calibration=Calibration.MINMAX).run(model, context=context)
+    assert list((tmp_path / "here").iterdir()) == []
 
 
 def test_samples_that_do_not_fit_the_file_fail_the_calibration_with_the_reason(tmp_path: Path) -> None:
