@@ -32,11 +32,14 @@ def run(overrides: Sequence[str] = (), *, folder: Path | str | None = None) -> R
 
     from .cli import set_environment
     from .compose import chosen_experiment, compose_config
+    from .errors import ConfigError
     from .job import overrides_label, run_job
 
+    if isinstance(overrides, str):
+        raise ConfigError(f"overrides is the string '{overrides}'; give a list of strings: ['{overrides}']")
     set_environment()
     config = compose_config(overrides)
-    where = Path(folder or f"outputs/{datetime.now():%Y-%m-%d/%H-%M-%S-%f}")
+    where = Path(folder or f"outputs/{datetime.now():%Y-%m-%d/%H-%M-%S-%f}").resolve()
     where.mkdir(parents=True, exist_ok=True)
     return run_job(
         config, where, label=overrides_label(list(overrides)), experiment=chosen_experiment(overrides)

@@ -101,7 +101,16 @@ def explained(error: Exception, overrides: Sequence[str]) -> ConfigError:
         return ConfigError(f"Could not read the override '{error.override}': {error.message.splitlines()[0]}")
     text = _full_text(error)
     lines = [line for line in text.splitlines() if not _NOISE.match(line)]
-    return ConfigError("\n".join(lines).rstrip() + _hint(text, overrides))
+    return ConfigError(_joined("\n".join(lines).rstrip(), _hint(text, overrides).lstrip(". ")))
+
+
+def _joined(message: str, hint: str) -> str:
+    """Put the hint after the message's last sentence, or below a message that ends in a list."""
+    if not hint:
+        return message
+    if "\n\t" in message:
+        return f"{message}\n{hint}"
+    return f"{message} {hint}" if message.endswith((".", "?", "!")) else f"{message}. {hint}"
 
 
 _NOISE = re.compile(r"\s*(full_key:|object_type=|reference_type=|Config search path:|\s*provider=)")
@@ -112,7 +121,7 @@ def _hint(text: str, overrides: Sequence[str]) -> str:
     if option := re.search(r"Could not find '(?:(.+)/)?([^/']+)'", text):
         near = near_names(option[2], _options(option[1] or ""))
         # it may be one of a plugin that could not be read
-        return f".{near}{installed_plugins().broken_packages()}"
+        return f"{near}{installed_plugins().broken_packages()}"
     if slot := re.search(r"Could not override '(\w+@[^']+)'", text):
         return near_names(slot[1], [f"stage@stages.{name}" for name in _keys_beside("stages.x", overrides)])
     if key := re.search(r"full_key: (\S+)", text) if "Key '" in text else None:

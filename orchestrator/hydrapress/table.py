@@ -33,7 +33,10 @@ def render_report(report: Report, console: Console | None = None) -> None:
     """Print a report's rows as a table on stdout, then its notes."""
     if console is None:
         console = result_console()
-    table = Table(title=report.title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    # what reads a pipe looks for whole lines; a title in the table would be folded to its width
+    whole = not console.is_terminal
+    console.print(report.title, style="italic", soft_wrap=whole)
+    table = Table(box=None, header_style="bold", pad_edge=False)
     columns = _columns(report.rows)
     for title, _, justify in columns:
         table.add_column(title, justify=justify, overflow="fold")
@@ -41,7 +44,7 @@ def render_report(report: Report, console: Console | None = None) -> None:
         table.add_row(*(str(cell(row)) for _, cell, _ in columns))
     console.print(table)
     for note in report.notes:
-        console.print(f"- {note}")
+        console.print(f"- {note}", soft_wrap=whole)
 
 
 def size_text(size_bytes: float) -> str:
@@ -74,7 +77,7 @@ def _columns(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, Any, Any]]:
             "right",
         ),
         ("speed-up [95 %]", lambda row: _interval(row, "speedup", "speedup_ci", "{:.2f}"), "right"),
-        ("verdict", lambda row: row.get("problem") or row.get("verdict", "").partition(" (")[0], "left"),
+        ("verdict", lambda row: row.get("verdict", "").partition(" (")[0], "left"),
     ]
 
 

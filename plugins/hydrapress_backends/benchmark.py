@@ -85,7 +85,7 @@ def _reasons(rows: Sequence[Row]) -> list[str]:
     holders: dict[str, list[str]] = {}
     for row in rows:
         setup = f" (threads {row.threads}, batch {row.batch_size})" if several else ""
-        for reason in row.reasons:
+        for reason in row.reasons if row.problem is None else (f"not measured: {row.problem}",):
             holders.setdefault(reason, []).append(f"{row.model_id} on {row.backend}{setup}")
     return [f"{reason}: {', '.join(names)}" for reason, names in holders.items()]
 

@@ -63,7 +63,7 @@ class LiteRTCpu(Backend):
             batch = int(given["shape"][0]) if len(given["shape"]) else 1
             if batch != batch_size:
                 raise BackendError(
-                    f"'{model.path}': input '{given['name']}' is fixed to batch size {batch}, not "
+                    f"input '{given['name']}' is fixed to batch size {batch}, not "
                     f"{batch_size}; measure at batch size {batch}, or export it with {batch_size}"
                 )
         return _LiteRTSession(interpreter)

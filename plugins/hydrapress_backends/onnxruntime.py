@@ -69,7 +69,7 @@ class OnnxRuntimeCpu(Backend):
             batch = given.shape[0] if given.shape else None
             if isinstance(batch, int) and batch != batch_size:
                 raise BackendError(
-                    f"'{model.path}': input '{given.name}' is fixed to batch size {batch}, "
+                    f"input '{given.name}' is fixed to batch size {batch}, "
                     f"not {batch_size}; export it with a dynamic batch or measure at {batch}"
                 )
         return _OnnxSession(session)

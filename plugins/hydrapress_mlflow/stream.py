@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from .spool import Header, Progress, SpoolWriter, flush
@@ -127,4 +128,6 @@ class Stream:
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text[:120]}" if text else type(error).__name__
+    return (
+        f"{type(error).__name__}: {shorten(text, 200, placeholder=' ...')}" if text else type(error).__name__
+    )

@@ -137,3 +137,18 @@ def test_doctor_names_every_backend(workdir: Path) -> None:
     assert done.returncode == 0
     for backend in ("torch-eager", "onnxruntime-cpu", "litert-cpu"):
         assert backend in done.stdout
+
+
+def test_a_drawing_that_cannot_be_written_is_a_plain_error(workdir: Path) -> None:
+    done = hydrapress("graph", "--no-store", "--svg", "nowhere/graph.svg", cwd=workdir)
+    assert done.returncode == 2
+    assert done.stderr.startswith("hydrapress: --svg: can't write 'nowhere/graph.svg': No such file")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_near_names_stand_below_a_list_of_options(workdir: Path) -> None:
+    done = hydrapress("model=lenet_5", cwd=workdir)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("Did you mean 'lenet5'")
+    done = hydrapress("sed=3", cwd=workdir)
+    assert "Key 'sed' not in 'Config'. Did you mean 'seed'?" in done.stderr

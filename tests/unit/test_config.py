@@ -165,14 +165,14 @@ def test_the_schema_has_a_default_for_everything() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["seeed=3"], r"Could not override 'seeed'(.|\n)* Did you mean 'seed'"),
+        (["seeed=3"], r"Could not override 'seeed'(.|\n)*\. Did you mean 'seed'"),
         (["stages.prune.sparsty=0.5"], r"'stages\.prune\.sparsty'(.|\n)* Did you mean 'sparsity'"),
         (["stage@stages.prune=pruner/magnitud"], r"pruner/magnitud'\. Did you mean 'magnitude'"),
-        (["model=lenet"], r"'model/lenet'(.|\n)* Did you mean 'lenet5'"),
+        (["model=lenet"], r"'model/lenet'(.|\n)*\nDid you mean 'lenet5'"),
         (["pipline=int8"], r"'pipline'(.|\n)* Did you mean 'pipeline'"),
         (["stage@stages.prun=pruner/magnitude"], r" Did you mean 'stage@stages\.prune'"),
         (["~stages.prun"], r"'stages\.prun' does not exist\. Did you mean 'prune'"),
-        (["stages.prun.sparsity=0.5"], r"Key 'prun' is not in struct Did you mean 'prune'"),
+        (["stages.prun.sparsity=0.5"], r"Key 'prun' is not in struct\. Did you mean 'prune'"),
         (["device=gpu"], r"device=gpu\nInvalid value 'gpu', expected one of \[auto, cpu, cuda, mps\]"),
     ],
 )

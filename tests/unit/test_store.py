@@ -71,6 +71,18 @@ def test_what_is_put_is_got(store: Store) -> None:
     assert datetime.fromisoformat(entry.created) <= datetime.now(UTC)
 
 
+def test_the_folder_s_readers_may_read_every_file(store: Store) -> None:
+    def write_for_the_owner_alone(folder: Path) -> Mapping[str, float]:
+        metrics = write(folder)
+        (folder / "weights.bin").chmod(0o600)
+        return metrics
+
+    entry = put(store, write=write_for_the_owner_alone)
+    for file in ("weights.bin", "sub/about.json"):
+        mode = (entry.folder / file).stat().st_mode & 0o777
+        assert mode == entry.folder.stat().st_mode & 0o666
+
+
 def test_nothing_but_the_entry_and_its_lock_stays(store: Store) -> None:
     with store.claim(KEY) as claim:
         (claim.scratch / "epoch_1").write_text("half")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hydrapress.compose import compose_config
 from hydrapress.config import task_from
+from hydrapress.errors import ConfigError
 from hydrapress.graph import Graph
 from hydrapress.job import read_config, resolve_device
 from hydrapress.plugins import installed_plugins
@@ -40,7 +41,13 @@ def main(argv: list[str]) -> int:
         keys = graph_keys(graph.nodes, run_scope(task, resolve_device(typed.device)))
         held = {id_: store.has(key) for id_, key in keys.items()}
     if options.svg:
-        options.svg.write_text(svg(graph, held), encoding="utf-8")
+        try:
+            options.svg.write_text(svg(graph, held), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"--svg: can't write '{options.svg}': {error.strerror}; give a file in a folder "
+                "that may be written"
+            ) from error
         print(options.svg)  # noqa: T201
         return 0
     for node in graph.nodes.values():

@@ -307,6 +307,7 @@ class Store:
     def commit(self, manifest: Manifest, draft: Path) -> None:
         """Move a draft into place once every byte of it is on the disk; the key must be held."""
         place = self.place(manifest.key)
+        _share(draft / ARTIFACT)
         sync_tree(draft / ARTIFACT)
         (draft / MANIFEST).write_text(manifest.to_text(), encoding="utf-8")
         sync_path(draft / MANIFEST)
@@ -325,6 +326,13 @@ class Store:
             self.tmp.mkdir(parents=True, exist_ok=True)
             folder.rename(aside)
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _share(folder: Path) -> None:
+    """Let whoever may read the folder read its files; safetensors keeps its own to their owner."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def open_store(root: str | Path, *, on_warning: Callable[[str], None] = log_warning) -> Store:
