@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from .backend import Backend
+    from .backend import Backend, Session
     from .invariants import Kept
 
-__all__ = ["check_invariants", "evaluate", "outputs_of", "reference_backend"]
+__all__ = ["check_invariants", "evaluate", "outputs_of", "reference_backend", "run_padded"]
 
 _BATCH = 256
 
@@ -124,13 +124,39 @@ def _run(
         return
     if backend is None:
         raise BackendError(f"no backend here runs a {type(model).__name__}; see 'hydrapress doctor'")
-    fixed = model.signature.inputs[0].shape[0]
-    session = backend.load(model, threads=1, batch_size=fixed or _BATCH)
+    size = model.nearest_batch(_BATCH) if isinstance(model, FileModel) else _BATCH
+    session = backend.load(model, threads=1, batch_size=size)
     try:
-        for inputs, targets in task.loader(split, fixed or _BATCH):
-            yield session.run(tuple(i.numpy() for i in _as_tuple(inputs)))[0], targets.numpy()
+        for inputs, targets in task.loader(split, size):
+            arrays = tuple(i.numpy() for i in _as_tuple(inputs))
+            yield run_padded(session, model, arrays)[0], targets.numpy()
     finally:
         session.close()
+
+
+def run_padded(session: Session, model: Model, inputs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+    """Run a batch of any size up to the session's; a file of fixed batches gets full ones.
+
+    Args:
+        session: Loaded for a batch size that the model takes.
+        model: Tells which batch sizes those are.
+        inputs: One array an input, batch first.
+
+    Returns:
+        One array an output, with as many rows as were given.
+    """
+    import numpy as np
+
+    count = len(inputs[0])
+    size = (
+        min((s for s in model.batch_sizes if s >= count), default=count)
+        if isinstance(model, FileModel)
+        else count
+    )
+    if size == count:
+        return session.run(inputs)
+    full = tuple(np.concatenate([i, np.repeat(i[-1:], size - count, axis=0)]) for i in inputs)
+    return tuple(output[:count] for output in session.run(full))
 
 
 def _counts(model: Model, task: Task) -> dict[str, float]:

@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from . import hookspecs
-from .artifacts import Artifact, LayerBits, LayerRatios, OnnxModel, Report, TFLiteModel, TorchModel
+from .artifacts import (
+    Artifact,
+    ExecuTorchModel,
+    ExportedModel,
+    LayerBits,
+    LayerRatios,
+    OnnxModel,
+    OpenVINOModel,
+    Report,
+    TFLiteModel,
+    TorchModel,
+)
 from .errors import HydrapressError, PluginError, near_names
 from .invariants import Invariant, SparsityMask
 from .stage import RESERVED, Port, Stage, ports_of, product_of, stage_name
@@ -34,6 +45,9 @@ _CORE_FORMATS: tuple[type[Artifact], ...] = (
     TorchModel,
     OnnxModel,
     TFLiteModel,
+    OpenVINOModel,
+    ExecuTorchModel,
+    ExportedModel,
     LayerRatios,
     LayerBits,
     Report,

@@ -29,6 +29,7 @@ __all__ = [
     "Exporter",
     "Factorizer",
     "Kind",
+    "Optimizer",
     "Port",
     "Pruner",
     "Quantizer",
@@ -54,6 +55,7 @@ class Kind(StrEnum):
     FACTORIZER = "factorizer"
     ENCODER = "encoder"
     EXPORTER = "exporter"
+    OPTIMIZER = "optimizer"
     EVALUATOR = "evaluator"
 
 
@@ -73,6 +75,8 @@ class Stage:
         measures: Its result depends on the machine and the hour, so it is taken anew
             unless the user asks to reuse it.
         breaks: Names of invariants that it may break, by declaration.
+        preserves: Whether its product computes what its first input computes, up to rounding;
+            the runner compares their outputs.
     """
 
     kind: ClassVar[Kind]
@@ -81,6 +85,7 @@ class Stage:
     libraries: ClassVar[tuple[str, ...]] = ()
     measures: ClassVar[bool] = False
     breaks: ClassVar[frozenset[str]] = frozenset()
+    preserves: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse bad values.
@@ -126,6 +131,7 @@ class Quantizer(Stage):
     """Stores or computes numbers in fewer bits."""
 
     kind = Kind.QUANTIZER
+    preserves = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +160,15 @@ class Exporter(Stage):
     """Turns a model into another runtime's format."""
 
     kind = Kind.EXPORTER
+    preserves = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer(Stage):
+    """Rewrites a file into a faster one that computes the same."""
+
+    kind = Kind.OPTIMIZER
+    preserves = True
 
 
 @dataclass(frozen=True, kw_only=True)
