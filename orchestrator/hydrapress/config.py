@@ -19,6 +19,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from .artifacts import Factory
 from .errors import ConfigError, near_names
+from .parity.tolerance import ParityProtocol
 from .plugins import Plugins, StageSpec, import_path
 from .stage import RESERVED, Stage, stage_name
 from .task import Task
@@ -106,6 +107,7 @@ class Config:
     task: TaskConfig = field(default_factory=TaskConfig)
     stages: dict[str, Any] = field(default_factory=dict)
     bench: BenchConfig = field(default_factory=BenchConfig)
+    parity: ParityProtocol = field(default_factory=ParityProtocol)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
 

@@ -46,6 +46,7 @@ def run_job(
     typed = read_config(config)
     task = task_from(typed, plugins)
     task.require_sound()
+    typed.parity.require_sound()
     device = resolve_device(typed.device)
 
     from .runner import Runner
@@ -69,7 +70,15 @@ def run_job(
     plugins.register(display, package)
     try:
         runner = Runner(
-            graph, task, store, plugins, run, display, device=device, reuse_measurements=typed.bench.reuse
+            graph,
+            task,
+            store,
+            plugins,
+            run,
+            display,
+            device=device,
+            parity=typed.parity,
+            reuse_measurements=typed.bench.reuse,
         )
         result = runner.run()
     finally:

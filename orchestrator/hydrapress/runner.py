@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .artifacts import Artifact, Model, Report
 from .context import Context
-from .errors import HydrapressError, StageError
+from .errors import BackendError, HydrapressError, StageError
 from .evaluation import check_invariants, evaluate
 from .keys import graph_keys, run_scope
 from .moments import (
@@ -24,6 +24,7 @@ from .moments import (
     StageStarted,
     State,
 )
+from .parity.tolerance import ParityProtocol
 from .services import RunnerServices
 from .stage import stage_name
 from .store.disk import as_store_errors
@@ -96,11 +97,13 @@ class Runner:
         display: Display,
         *,
         device: str,
+        parity: ParityProtocol | None = None,
         reuse_measurements: bool = False,
     ) -> None:
         """Take all that a run needs; nothing happens yet."""
         self._graph, self._task, self._store, self._plugins = graph, task, store, plugins
         self._run, self._device, self._reuse = run, device, reuse_measurements
+        self._parity = parity or ParityProtocol()
         self._display = display
         self._services = RunnerServices(plugins, run, display)
         self._done: dict[str, Finished] = {}
@@ -134,14 +137,14 @@ class Runner:
         anew = node.stage.measures and not self._reuse
         entry = None if anew else self._store.get(key)
         if entry is not None:
-            return self._from_store(entry, cached=True)
+            return self._from_store(node, entry, cached=True)
 
         def say_waiting() -> None:
             self._display.say(node.id, "another process computes this stage; waiting for it")
 
         with self._store.claim(key, on_wait=say_waiting) as claim:
             if claim.entry is not None and not anew:
-                return self._from_store(claim.entry, cached=True)
+                return self._from_store(node, claim.entry, cached=True)
             return self._compute(node, key, claim)
 
     def _compute(self, node: Node, key: str, claim: Claim) -> Finished:
@@ -166,7 +169,7 @@ class Runner:
         except BaseException as error:
             self._plugins.tell("hydrapress_stage_failed", StageFailed(self._run, node, error))
             raise
-        return self._from_store(entry, cached=False)
+        return self._from_store(node, entry, cached=False)
 
     def _call(self, node: Node, context: Context) -> Artifact:
         positional: list[Artifact] = []
@@ -207,6 +210,7 @@ class Runner:
             return {}
         kept = self._check(node, artifact)
         with self._naming(node):
+            kept |= self._compare(node, artifact)
             return kept | evaluate(
                 artifact,
                 self._task,
@@ -238,9 +242,42 @@ class Runner:
             metrics[f"invariant/{kept.name}"] = kept.kept / kept.promised if kept.promised else 1.0
         return metrics
 
-    def _from_store(self, entry: Entry, *, cached: bool) -> Finished:
+    def _compare(self, node: Node, product: Model) -> dict[str, float]:
+        """Compare a model with the one it came from, where the stage only rewrites it."""
+        source = self._done[node.sources[0]].artifact if node.sources else None
+        if not node.stage.preserves or not isinstance(source, Model):
+            return {}
+        from .parity.hop import compare, require_parity
+
+        inputs = tuple(t.numpy() for t in self._task.sample_inputs(self._parity.samples))
+        backends = self._services.backends()
+        try:
+            difference = compare(source, product, inputs, backends)
+        except BackendError as error:
+            self._display.warn(node.id, f"its outputs were not compared with those of its source: {error}")
+            return {}
+        tolerance = self._parity.tolerance_of(product)
+        require_parity(difference, tolerance, source, product, inputs, backends)
+        self._display.say(node.id, f"parity with '{node.sources[0]}': {difference}")
+        return dict(difference.metrics())
+
+    def _require_parity(self, node: Node, model: Artifact, metrics: Mapping[str, float]) -> None:
+        """Hold what was stored under another tolerance against the one in force."""
+        if not isinstance(model, Model) or "parity/max_rel_diff" not in metrics:
+            return
+        problems = self._parity.tolerance_of(model).problems(metrics)
+        if problems:
+            raise StageError(
+                f"stage '{node.id}' is in the store, but its outputs are not those of '{node.sources[0]}': "
+                f"{'; '.join(problems)}. Raise the tolerance (parity.<precision>.<name>) only if you know why "
+                "they differ"
+            )
+
+    def _from_store(self, node: Node, entry: Entry, *, cached: bool) -> Finished:
         cls = self._plugins.formats[entry.format]
         artifact = cls.load(entry.folder, self._plugins, self._task.trust)
+        if cached:
+            self._require_parity(node, artifact, entry.metrics)
         return Finished(entry.key, artifact, entry.metrics, cached, entry.seconds, entry.folder)
 
     def _context(self, node: Node, scratch: Path) -> Context:

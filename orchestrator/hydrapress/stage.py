@@ -206,11 +206,24 @@ class Port:
 
 def missing_needs(cls: type[Stage]) -> list[str]:
     """List the modules that a stage needs and that are not installed, and how to install them."""
-    return [
-        f"{stage_name(cls)} needs the package '{module}', which is not installed: {install}"
-        for module, install in cls.needs.items()
-        if importlib.util.find_spec(module) is None
-    ]
+    absent: dict[str, list[str]] = {}
+    for module, install in cls.needs.items():
+        if not _is_installed(module):
+            absent.setdefault(install, []).append(module)
+    problems = []
+    for install, modules in absent.items():
+        names = ", ".join(f"'{module}'" for module in modules)
+        several = len(modules) > 1
+        what = f"packages {names}, which are" if several else f"package {names}, which is"
+        problems.append(f"{stage_name(cls)} needs the {what} not installed: {install}")
+    return problems
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError, AttributeError):  # a parent that is missing, broken or no package
+        return False
 
 
 def stage_name(cls: type[Stage]) -> str:

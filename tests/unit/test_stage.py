@@ -13,7 +13,7 @@ from hydrapress.artifacts import Model, OnnxModel, TorchModel
 from hydrapress.context import Context
 from hydrapress.errors import ConfigError, PluginError
 from hydrapress.settings import Range, range_problems, setting, settings_of
-from hydrapress.stage import Pruner, ports_of, product_of, stage_name
+from hydrapress.stage import Pruner, missing_needs, ports_of, product_of, stage_name
 
 if TYPE_CHECKING:
     from decimal import Decimal as Hidden
@@ -158,3 +158,26 @@ def test_a_stage_without_run_says_so() -> None:
 def test_enum_members_are_values() -> None:
     choice: Any = Prune(scope=Scope.LAYER).scope
     assert choice is Scope.LAYER
+
+
+def test_what_is_missing_is_told_once_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_library").mkdir()
+    (tmp_path / "broken_library" / "__init__.py").write_text("raise ImportError('no CUDA')")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Needy(Pruner):
+        """Needs a package, a part of one that is not there, and a part of a broken one."""
+
+        needs = {  # noqa: RUF012  as an author writes it
+            "json": "never asked for",
+            "no_such_one": "pip install a",
+            "no_such_two.part": "pip install a",
+            "broken_library.part": "pip install b",
+        }
+
+    assert missing_needs(Needy) == [
+        "pruner/needy needs the packages 'no_such_one', 'no_such_two.part', which are not installed: "
+        "pip install a",
+        "pruner/needy needs the package 'broken_library.part', which is not installed: pip install b",
+    ]

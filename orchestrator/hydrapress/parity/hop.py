@@ -1,0 +1,144 @@
+"""Parity hop: whether what a stage made computes what it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from hydrapress.artifacts import FileModel, Model, TorchModel
+from hydrapress.errors import BackendError, ModelError
+from hydrapress.evaluation import reference_backend, run_padded
+
+from .difference import Difference, compare_outputs
+from .divergence import first_divergence
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from hydrapress.backend import Backend, Trace
+
+    from .tolerance import Tolerance
+
+__all__ = ["compare", "describe_divergence", "outputs_of", "require_parity", "trace_of"]
+
+_TRACED_SAMPLES = 2
+
+
+def compare(
+    source: Model, target: Model, inputs: tuple[np.ndarray, ...], backends: Sequence[Backend]
+) -> Difference:
+    """Run both models on the same inputs and compare their outputs.
+
+    Args:
+        source: What the target was made from.
+        target: What a stage made of it.
+        inputs: One array an input, batch first, as the source takes them.
+        backends: A model that is a file runs on the first that takes it here.
+
+    Raises:
+        BackendError: If no backend here runs one of them.
+        ModelError: If their outputs have other shapes.
+    """
+    return compare_outputs(outputs_of(source, inputs, backends), outputs_of(target, inputs, backends))
+
+
+def require_parity(
+    difference: Difference,
+    tolerance: Tolerance,
+    source: Model,
+    target: Model,
+    inputs: tuple[np.ndarray, ...],
+    backends: Sequence[Backend],
+) -> None:
+    """Refuse a difference beyond the tolerance, and name the first layer that diverges.
+
+    Raises:
+        ModelError: If it is beyond; the message says by how much, where, and what to do.
+    """
+    problems = tolerance.problems(difference.metrics())
+    if problems:
+        where = describe_divergence(source, target, inputs, tolerance, backends)
+        raise ModelError(
+            f"its outputs are not those of the model it came from: {'; '.join(problems)}. {where}. "
+            "Raise the tolerance (parity.<precision>.<name>) only if you know why they differ"
+        )
+
+
+def describe_divergence(
+    source: Model,
+    target: Model,
+    inputs: tuple[np.ndarray, ...],
+    tolerance: Tolerance,
+    backends: Sequence[Backend],
+) -> str:
+    """Say in a sentence where two models part, or why that can't be told."""
+    # both on the same samples, as many as a file of fixed batches takes
+    count = min(
+        m.nearest_batch(_TRACED_SAMPLES) if isinstance(m, FileModel) else _TRACED_SAMPLES
+        for m in (source, target)
+    )
+    few = tuple(each[:count] for each in inputs)
+    try:
+        traces = [trace_of(model, few, backends) for model in (source, target)]
+    except BackendError as error:
+        return f"Where they part can't be told: {error}"
+    locations = target.tensors if isinstance(target, FileModel) else {}
+    found = first_divergence(traces[0], traces[1], tolerance, locations)
+    if found is None:
+        return "No single layer diverges: each stays within the tolerance, and the differences add up"
+    text = str(found)
+    return text[0].upper() + text[1:]
+
+
+def outputs_of(
+    model: Model, inputs: tuple[np.ndarray, ...], backends: Sequence[Backend]
+) -> tuple[np.ndarray, ...]:
+    """Give a model's outputs on a batch of any size, one array an output.
+
+    Raises:
+        BackendError: If no backend here runs it.
+    """
+    import numpy as np
+
+    if isinstance(model, TorchModel):
+        return _torch_outputs(model, inputs)
+    backend = _require_backend(model, backends)
+    count = len(inputs[0])
+    size = model.nearest_batch(count) if isinstance(model, FileModel) else count
+    session = backend.load(model, threads=1, batch_size=size)
+    try:
+        parts = [
+            run_padded(session, model, tuple(each[first : first + size] for each in inputs))
+            for first in range(0, count, size)
+        ]
+    finally:
+        session.close()
+    if len(parts) == 1:
+        return parts[0]
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+
+def trace_of(model: Model, inputs: tuple[np.ndarray, ...], backends: Sequence[Backend]) -> Trace:
+    """Run a model on one batch, of a size that it takes, and keep every value on the way.
+
+    Raises:
+        BackendError: If no backend here shows what is inside it.
+    """
+    return _require_backend(model, backends).trace(model, inputs)
+
+
+def _require_backend(model: Model, backends: Sequence[Backend]) -> Backend:
+    backend = reference_backend(model, backends)
+    if backend is None:
+        raise BackendError(f"no backend here runs a {type(model).__name__}; see 'hydrapress doctor'")
+    return backend
+
+
+def _torch_outputs(model: TorchModel, inputs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+    import torch
+
+    from hydrapress.modeling import output_tensors
+
+    module = model.module.cpu().eval()
+    with torch.inference_mode():
+        return tuple(output.numpy() for output in output_tensors(module(*map(torch.from_numpy, inputs))))
