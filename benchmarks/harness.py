@@ -165,7 +165,7 @@ def main() -> None:
             model_folder=str(saved),
             model_format="onnx",
             backend="onnxruntime-cpu",
-            backend_class="hydrapress_backends.onnxruntime:OnnxRuntimeCpu",
+            backend_class="hydrapress_backends.onnxruntime:OnnxRuntime",
             inputs=(str(inputs),),
             threads=1,
             batch_size=1,

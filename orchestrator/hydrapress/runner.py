@@ -269,8 +269,8 @@ class Runner:
         if problems:
             raise StageError(
                 f"stage '{node.id}' is in the store, but its outputs are not those of '{node.sources[0]}': "
-                f"{'; '.join(problems)}. Raise the tolerance (parity.<precision>.<name>) only if you know why "
-                "they differ"
+                f"{'; '.join(problems)}. Raise the tolerance (parity.<precision>.<name>) only if you know "
+                "why they differ"
             )
 
     def _from_store(self, node: Node, entry: Entry, *, cached: bool) -> Finished:

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 def hydrapress_backends() -> list[Backend]:
     """Offer the runtimes."""
     from .litert import LiteRTCpu
-    from .onnxruntime import OnnxRuntimeCpu
+    from .onnxruntime import onnxruntime_backends
+    from .torch_compile import TorchCompile
     from .torch_eager import TorchEager
 
-    return [TorchEager(), OnnxRuntimeCpu(), LiteRTCpu()]
+    return [TorchEager(), TorchCompile(), *onnxruntime_backends(), LiteRTCpu()]
 
 
 @hookimpl

@@ -1,34 +1,61 @@
-"""onnxruntime-cpu: ONNX files on ONNX Runtime's CPU execution provider."""
+"""onnxruntime-<provider>: ONNX files on each of ONNX Runtime's execution providers."""
 
 from __future__ import annotations
 
 import importlib.util
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 from hydrapress.artifacts import Model, OnnxModel
-from hydrapress.backend import Backend, Session
+from hydrapress.backend import Backend, Findings, Session, Trace
 from hydrapress.environment import hardware
 from hydrapress.errors import BackendError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from .inputs import InputCheck
+from .onnxruntime_providers import PROVIDERS, Provider
 
+if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["OnnxRuntimeCpu"]
+__all__ = ["OnnxRuntime", "onnxruntime_backends"]
+
+_DTYPES = {
+    "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64",
+    "tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(int16)": "int16", "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8", "tensor(uint16)": "uint16", "tensor(uint32)": "uint32",
+    "tensor(uint64)": "uint64", "tensor(bool)": "bool",
+}  # fmt: skip
 
 
-class OnnxRuntimeCpu(Backend):
+def onnxruntime_backends() -> list[Backend]:
+    """Give a backend for each execution provider that ONNX Runtime knows."""
+    return [OnnxRuntime(provider.suffix) for provider in PROVIDERS]
+
+
+class OnnxRuntime(Backend):
     """ONNX Runtime with all graph optimizations, sequential execution."""
 
-    name = "onnxruntime-cpu"
     formats = (OnnxModel,)
 
+    def __init__(self, suffix: str = "cpu", options: Mapping[str, str] | None = None) -> None:
+        """Take one of the providers by the suffix of its name, and its options."""
+        self._provider: Provider = next(p for p in PROVIDERS if p.suffix == suffix)
+        self._chosen = dict(options or {})
+        self.name = self._provider.name
+        self.by_default = self._provider.by_default
+        self.options = {name: text for name, (text, _) in self._provider.options.items()}
+
+    def _with_options(self, options: Mapping[str, str]) -> Self:
+        return type(self)(self._provider.suffix, options)
+
     def unavailable(self) -> str | None:
-        """Say whether onnxruntime is missing."""
+        """Say whether onnxruntime, or this provider in it, is missing."""
         if importlib.util.find_spec("onnxruntime") is None:
             return "ONNX Runtime is not installed; pip install onnxruntime"
+        if self._provider.key not in _offered():
+            return f"the installed onnxruntime has no {self._provider.key}; install {self._provider.install}"
         return None
 
     def version(self) -> str:
@@ -38,33 +65,27 @@ class OnnxRuntimeCpu(Backend):
         return str(onnxruntime.__version__)
 
     def device(self) -> str:
-        """Name the processor."""
-        return hardware().cpu
+        """Name the processor or the accelerator."""
+        machine = hardware()
+        if "NVIDIA" in self._provider.device and machine.accelerators:
+            return machine.accelerators[0]
+        return machine.cpu if self._provider.suffix == "cpu" else self._provider.device
 
     def load(self, model: Model, *, threads: int, batch_size: int) -> Session:
         """Make a session with ``threads`` threads within an operator and one across.
 
         Raises:
-            BackendError: If ONNX Runtime refuses the file, or its batch is fixed to another.
+            BackendError: If ONNX Runtime refuses the file, the provider can't be used after
+                all, or the file's batch is fixed to another.
         """
-        import onnxruntime
-
-        if not isinstance(model, OnnxModel):
-            raise BackendError(f"{self.name} runs an OnnxModel, not a {type(model).__name__}")
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # float32 stays float32: on Arm this shortcut computes in bfloat16
-        options.add_session_config_entry("mlas.enable_gemm_fastmath_arm64_bfloat16", "0")
-        try:
-            session = onnxruntime.InferenceSession(
-                str(model.path), options, providers=["CPUExecutionProvider"]
+        path = self._path(model)
+        session = self._open(path, _options(threads))
+        used = session.get_providers()
+        if used[0] != self._provider.key:
+            raise BackendError(
+                f"ONNX Runtime can't use {self._provider.key} here and fell back to {used[0]}; look at its "
+                "messages with ORT_LOGGING_LEVEL, or measure on onnxruntime-cpu"
             )
-        except Exception as error:  # its exceptions share no base but Exception
-            raise BackendError(f"ONNX Runtime can't load '{model.path}': {error}") from error
         for given in session.get_inputs():
             batch = given.shape[0] if given.shape else None
             if isinstance(batch, int) and batch != batch_size:
@@ -74,20 +95,92 @@ class OnnxRuntimeCpu(Backend):
                 )
         return _OnnxSession(session)
 
+    def inspect(self, model: Model, *, threads: int, batch_size: int) -> Findings:
+        """Read the optimized graph, and where the time of a call goes.
+
+        Raises:
+            BackendError: If ONNX Runtime can't run the model.
+        """
+        from .inputs import zeros_like
+        from .onnxruntime_inspect import inspect_session
+
+        inputs = zeros_like(model.signature, batch_size)
+        names = [spec.name for spec in model.signature.inputs]
+        return inspect_session(
+            partial(self._open, self._path(model)),
+            _options(threads),
+            dict(zip(names, inputs, strict=True)),
+            self._provider.key,
+        )
+
+    def trace(self, model: Model, inputs: tuple[np.ndarray, ...]) -> Trace:
+        """Run the file on the CPU, unoptimized, and keep every value of its graph.
+
+        Raises:
+            BackendError: If ONNX Runtime can't run it.
+        """
+        from .onnxruntime_trace import trace_onnx
+
+        return trace_onnx(self._path(model), inputs)
+
+    def _path(self, model: Model) -> Path:
+        if not isinstance(model, OnnxModel):
+            raise BackendError(f"{self.name} runs an OnnxModel, not a {type(model).__name__}")
+        return model.path
+
+    def _open(self, path: Path, options: Any) -> Any:
+        import onnxruntime
+
+        provider = self._provider
+        settings = dict(provider.settings)
+        for name, value in self._chosen.items():
+            settings[provider.options[name][1]] = value
+        if "trt_engine_cache_path" in settings:
+            settings["trt_engine_cache_enable"] = "1"
+        try:
+            return onnxruntime.InferenceSession(str(path), options, providers=[(provider.key, settings)])
+        except Exception as error:  # its exceptions share no base but Exception
+            raise BackendError(f"ONNX Runtime can't load '{path}': {error}") from error
+
+
+@cache
+def _offered() -> frozenset[str]:
+    import onnxruntime
+
+    return frozenset(onnxruntime.get_available_providers())
+
+
+def _options(threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # float32 stays float32: on Arm this shortcut computes in bfloat16
+    options.add_session_config_entry("mlas.enable_gemm_fastmath_arm64_bfloat16", "0")
+    return options
+
 
 class _OnnxSession(Session):
     def __init__(self, session: Any) -> None:
         self._run = session.run
-        self._inputs = [given.name for given in session.get_inputs()]
+        given = session.get_inputs()
+        self._inputs = [each.name for each in given]
+        self._check = InputCheck(
+            {each.name: (_DTYPES.get(each.type, each.type), tuple(each.shape)) for each in given}
+        )
         # naming them spares the runtime from listing them at every call
         self._outputs = [output.name for output in session.get_outputs()]
 
     def bind(self, inputs: tuple[np.ndarray, ...]) -> Callable[[], object]:
+        self._check(inputs)
         return partial(self._run, self._outputs, dict(zip(self._inputs, inputs, strict=True)))
 
     def run(self, inputs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-        if len(inputs) != len(self._inputs):
-            raise BackendError(f"the file takes the inputs {self._inputs}, but {len(inputs)} were given")
+        self._check(inputs)
         try:
             return tuple(self._run(self._outputs, dict(zip(self._inputs, inputs, strict=True))))
         except Exception as error:  # its exceptions share no base but Exception

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hydrapress.artifacts import Model, TorchModel
-from hydrapress.backend import Backend, Session
+from hydrapress.artifacts import ExportedModel, Model, TorchModel
+from hydrapress.backend import Backend, Session, Trace
 from hydrapress.environment import hardware
-from hydrapress.errors import BackendError
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import nn
 
 __all__ = ["TorchEager"]
 
@@ -21,7 +19,7 @@ class TorchEager(Backend):
     """PyTorch without compilation: what a notebook user has."""
 
     name = "torch-eager"
-    formats = (TorchModel,)
+    formats = (TorchModel, ExportedModel)
 
     def unavailable(self) -> str | None:
         """Say whether torch is missing."""
@@ -40,30 +38,23 @@ class TorchEager(Backend):
         return hardware().cpu
 
     def load(self, model: Model, *, threads: int, batch_size: int) -> Session:
-        """Copy the module in eval mode; threads are set for the whole process.
+        """Take the module in eval mode; threads are set for the whole process.
 
         Raises:
-            BackendError: If ``model`` is no TorchModel.
+            BackendError: If it is no torch model, or its file can't be loaded.
         """
-        import torch
+        from .torch_session import TorchSession, module_of, pin_torch
 
-        if not isinstance(model, TorchModel):
-            raise BackendError(f"{self.name} runs a TorchModel, not a {type(model).__name__}")
-        torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision("highest")
-        return _TorchSession(model.copy_module().eval())
+        pin_torch(threads)
+        return TorchSession(module_of(model, self.name))
 
+    def trace(self, model: Model, inputs: tuple[np.ndarray, ...]) -> Trace:
+        """Run the exported graph operator by operator.
 
-class _TorchSession(Session):
-    def __init__(self, module: nn.Module) -> None:
-        import torch
+        Raises:
+            BackendError: If the module can't be run or exported.
+        """
+        from .torch_session import module_of
+        from .torch_trace import trace_module
 
-        self._module = module
-        self._from_numpy, self._inference = torch.from_numpy, torch.inference_mode
-
-    def run(self, inputs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-        with self._inference():
-            outputs: Any = self._module(*map(self._from_numpy, inputs))
-        if isinstance(outputs, tuple | list):
-            return tuple(output.numpy() for output in outputs)
-        return (outputs.numpy(),)
+        return trace_module(module_of(model, self.name), inputs)

@@ -40,7 +40,7 @@ from hydrapress.measure.worker import QUALITY_BATCH_SIZE, Setup
 from hydrapress.moments import RunInfo
 from hydrapress.plugins import Plugins
 from hydrapress.task import Objective, Splits, Task
-from hydrapress_backends.onnxruntime import OnnxRuntimeCpu
+from hydrapress_backends.onnxruntime import OnnxRuntime
 from hydrapress_backends.stages import Benchmark
 from hydrapress_backends.torch_eager import TorchEager
 
@@ -143,7 +143,7 @@ def task() -> Task:
 
 @pytest.fixture
 def services() -> FakeServices:
-    return FakeServices([OnnxRuntimeCpu()])
+    return FakeServices([OnnxRuntime()])
 
 
 @pytest.fixture
@@ -255,7 +255,7 @@ def test_two_models_are_measured_side_by_side(
 ) -> None:
     models = {"dense": make_onnx(tmp_path, "dense"), "other": make_onnx(tmp_path, "other", seed=5)}
     protocol = MeasurementProtocol(starts=2, rounds=3, block_ms=3)
-    rows = measure(models, [OnnxRuntimeCpu()], protocol, context=context)
+    rows = measure(models, [OnnxRuntime()], protocol, context=context)
 
     assert [(r.model_id, r.backend, r.problem) for r in rows] == [
         ("dense", "onnxruntime-cpu", None),
@@ -293,7 +293,7 @@ def test_every_thread_count_and_batch_size_has_a_row(context: Context, tmp_path:
     protocol = MeasurementProtocol(
         starts=2, rounds=1, block_ms=1, threads=(1, 2), batch_sizes=(1, 50), noise_floor=False
     )
-    rows = measure({"dense": make_onnx(tmp_path, "dense")}, [OnnxRuntimeCpu()], protocol, context=context)
+    rows = measure({"dense": make_onnx(tmp_path, "dense")}, [OnnxRuntime()], protocol, context=context)
     assert [(row.threads, row.batch_size) for row in rows] == [(1, 1), (1, 50), (2, 1), (2, 50)]
     # 50 is more than the test split has: the last batch is filled up, the quality is not
     assert [row.metrics["accuracy"] for row in rows] == pytest.approx([34 / 37] * 4)
@@ -348,7 +348,7 @@ def a_setup(model: OnnxModel, folder: Path) -> Setup:
     model.save(place)
     inputs = folder / "inputs.npy"
     np.save(inputs, make_samples()[0], allow_pickle=False)
-    backend = "hydrapress_backends.onnxruntime:OnnxRuntimeCpu"
+    backend = "hydrapress_backends.onnxruntime:OnnxRuntime"
     return Setup(str(place), "onnx", "onnxruntime-cpu", backend, (str(inputs),), 1, 1, 1, (), tuple(sys.path))
 
 
@@ -369,7 +369,7 @@ def test_a_slow_model_is_judged_in_larger_batches_where_it_can_be(
 ) -> None:
     monkeypatch.setattr(measure_worker, "_QUALITY_LIMIT_S", 0.0)
     setup = a_setup(make_onnx(tmp_path, "dense", batch=batch), tmp_path)
-    subject = measure_worker._Subject(setup, Plugins(), OnnxRuntimeCpu())
+    subject = measure_worker._Subject(setup, Plugins(), OnnxRuntime())
     try:
         subject.load()
         assert subject.quality(tmp_path / "outputs.npy", io.StringIO()) == used
@@ -386,7 +386,7 @@ def test_the_next_model_is_the_baseline_where_the_first_fails(context: Context, 
         "dense": make_onnx(tmp_path, "dense"),
         "other": make_onnx(tmp_path, "other", seed=5),
     }
-    rows = measure(models, [OnnxRuntimeCpu()], QUICK, context=context)
+    rows = measure(models, [OnnxRuntime()], QUICK, context=context)
     assert rows[0].problem is not None
     assert "fixed to batch size 3, not 1" in rows[0].problem
     assert rows[1].verdict == "the baseline on onnxruntime-cpu"
@@ -399,7 +399,7 @@ def test_the_next_model_is_the_baseline_where_the_first_fails(context: Context, 
 def test_a_model_that_is_gone_is_a_row_with_a_problem(context: Context, tmp_path: Path) -> None:
     models = {"gone": make_onnx(tmp_path, "gone"), "dense": make_onnx(tmp_path, "dense")}
     models["gone"].path.unlink()
-    rows = measure(models, [OnnxRuntimeCpu()], QUICK, context=context)
+    rows = measure(models, [OnnxRuntime()], QUICK, context=context)
     assert "can't be saved" in (rows[0].problem or "")
     assert rows[1].problem is None
 
@@ -410,7 +410,7 @@ def test_an_unknown_format_is_a_row_with_a_problem(context: Context, tmp_path: P
 
     dense = make_onnx(tmp_path, "dense")
     model = Onyx(dense.signature, path=dense.path, params=1, macs=1)
-    rows = measure({"dense": model}, [OnnxRuntimeCpu()], QUICK, context=context)
+    rows = measure({"dense": model}, [OnnxRuntime()], QUICK, context=context)
     assert "no plugin offers the model format 'onyx'. Did you mean 'onnx'?" in (rows[0].problem or "")
 
 
@@ -418,7 +418,7 @@ def test_stopping_ends_every_worker(context: Context, services: FakeServices, tm
     services.stop_after_rounds = 1
     protocol = MeasurementProtocol(starts=50, rounds=50, block_ms=5)
     with pytest.raises(KeyboardInterrupt):
-        measure({"dense": make_onnx(tmp_path, "dense")}, [OnnxRuntimeCpu()], protocol, context=context)
+        measure({"dense": make_onnx(tmp_path, "dense")}, [OnnxRuntime()], protocol, context=context)
     assert list(context.scratch.iterdir()) == []
 
 
@@ -434,7 +434,7 @@ def test_a_torch_model_of_the_users_own_code_beside_its_onnx_file(
         module.weight.copy_(torch.from_numpy(make_weights().T))
     onnx_model = make_onnx(tmp_path, "dense")
     model = TorchModel(onnx_model.signature, module=module, factory=Factory("own_nets:net"))
-    backends = [TorchEager(), OnnxRuntimeCpu()]
+    backends = [TorchEager(), OnnxRuntime()]
     models = {"dense": model, "onnx": onnx_model}
 
     trusting = replace(context, task=replace(context.task, trust=("own_nets",)))
@@ -500,7 +500,7 @@ def test_a_named_backend_must_be_there(context: Context, abacus: Any, tmp_path: 
 def test_an_empty_test_split(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Task, "loader", lambda *args, **kwargs: [])
     with pytest.raises(BackendError, match="the test split is empty"):
-        measure({"dense": make_onnx(tmp_path, "dense")}, [OnnxRuntimeCpu()], QUICK, context=context)
+        measure({"dense": make_onnx(tmp_path, "dense")}, [OnnxRuntime()], QUICK, context=context)
 
 
 @pytest.mark.parametrize(

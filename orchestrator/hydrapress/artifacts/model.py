@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from hydrapress.invariants import Invariant
 
-from .signature import Factory, Signature
-
 if TYPE_CHECKING:
     from torch import nn
 
     from hydrapress.plugins import Plugins
+
+    from .signature import Factory, Signature
 
 __all__ = ["Artifact", "Model", "TorchModel"]
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .difference import cosine
-from .tolerance import Tolerance
+
+if TYPE_CHECKING:
+    from .tolerance import Tolerance
 
 __all__ = ["Match", "align", "informative"]
 
@@ -124,12 +127,11 @@ def _views(values: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
     wanted = tuple(side for side in shape if side != 1)
     if not 1 < slim.ndim <= _MOST_AXES:
         return
-    # a flattened picture may have been flattened in another order of its axes
     for axes in itertools.permutations(range(slim.ndim)):
         moved = tuple(slim.shape[axis] for axis in axes)
-        if (
-            axes != tuple(range(slim.ndim)) and (moved == wanted or len(wanted) < slim.ndim) and axes[0] == 0
-        ) or (moved == wanted and axes != tuple(range(slim.ndim))):
+        # a picture may also have been flattened in another order of its axes, the batch aside
+        flattened = len(wanted) < slim.ndim and axes[0] == 0
+        if axes != tuple(range(slim.ndim)) and (moved == wanted or flattened):
             yield np.transpose(slim, axes).reshape(shape)
 
 
