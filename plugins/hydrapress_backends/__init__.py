@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 @hookimpl
 def hydrapress_backends() -> list[Backend]:
     """Offer the runtimes."""
-    from .litert import LiteRTCpu
+    from .litert import LiteRTCpu, LiteRTCpuPlain
     from .onnxruntime import onnxruntime_backends
     from .torch_compile import TorchCompile
     from .torch_eager import TorchEager
 
-    return [TorchEager(), TorchCompile(), *onnxruntime_backends(), LiteRTCpu()]
+    return [TorchEager(), TorchCompile(), *onnxruntime_backends(), LiteRTCpu(), LiteRTCpuPlain()]
 
 
 @hookimpl

@@ -18,8 +18,16 @@ __all__ = ["InputCheck", "zeros_like"]
 class InputCheck:
     """Holds what a file takes, and refuses anything else."""
 
-    def __init__(self, wanted: Mapping[str, tuple[str, tuple[int | str | None, ...]]]) -> None:
-        """Take the dtype and shape of each input by name; a side that is no number is free."""
+    def __init__(
+        self, wanted: Mapping[str, tuple[str, tuple[int | str | None, ...]]], *, any_integer: bool = False
+    ) -> None:
+        """Take what each input must be, by name.
+
+        Args:
+            wanted: dtype and shape; a side that is no number is free.
+            any_integer: Whether the session turns whole numbers of any width into its own.
+        """
+        self._any_integer = any_integer
         self._wanted = tuple((name, dtype, shape) for name, (dtype, shape) in wanted.items())
 
     def __call__(self, inputs: tuple[np.ndarray, ...]) -> None:
@@ -35,12 +43,17 @@ class InputCheck:
             fits = len(shape) == given.ndim and all(
                 not isinstance(side, int) or side == got for side, got in zip(shape, given.shape, strict=True)
             )
-            if dtype != given.dtype.name or not fits:
+            if not (fits and self._is_type(dtype, given)):
                 sides = ", ".join(str(side) if isinstance(side, int) else "any" for side in shape)
                 raise BackendError(
                     f"input '{name}' takes {dtype} of shape ({sides}), "
                     f"but got {given.dtype.name} of shape {given.shape}"
                 )
+
+    def _is_type(self, dtype: str, given: np.ndarray) -> bool:
+        if dtype == given.dtype.name:
+            return True
+        return self._any_integer and given.dtype.kind in "iu" and dtype.startswith(("int", "uint"))
 
 
 def zeros_like(signature: Signature, batch_size: int) -> tuple[np.ndarray, ...]:

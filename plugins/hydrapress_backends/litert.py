@@ -1,23 +1,20 @@
-"""litert-cpu: TFLite files on LiteRT's interpreter with XNNPACK."""
+"""litert-cpu: TFLite files on LiteRT's interpreter, with XNNPACK and without."""
 
 from __future__ import annotations
 
 import importlib.util
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydrapress.artifacts import Model, TFLiteModel
-from hydrapress.backend import Backend, Session
+from hydrapress.backend import Backend, Findings, Session, Trace
 from hydrapress.environment import hardware
 from hydrapress.errors import BackendError
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["LiteRTCpu"]
+__all__ = ["LiteRTCpu", "LiteRTCpuPlain"]
 
 
 class LiteRTCpu(Backend):
@@ -25,6 +22,7 @@ class LiteRTCpu(Backend):
 
     name = "litert-cpu"
     formats = (TFLiteModel,)
+    xnnpack = True
 
     def unavailable(self) -> str | None:
         """Say whether the extra is missing."""
@@ -41,124 +39,65 @@ class LiteRTCpu(Backend):
         return metadata.version("ai-edge-litert")
 
     def device(self) -> str:
-        """Name the processor."""
-        return f"{hardware().cpu}, XNNPACK"
+        """Name the processor, and whether XNNPACK computes on it."""
+        return f"{hardware().cpu}, {'XNNPACK' if self.xnnpack else 'without XNNPACK'}"
 
     def load(self, model: Model, *, threads: int, batch_size: int) -> Session:
-        """Make an interpreter and allocate its tensors.
+        """Make an interpreter and allocate the tensors of the signature for this batch size.
 
         Raises:
-            BackendError: If LiteRT refuses the file, or its batch is fixed to another.
+            BackendError: If LiteRT refuses the file, or it has no signature for the size.
         """
-        from ai_edge_litert.interpreter import Interpreter
+        from .litert_session import open_session
 
+        path = self._path(model)
+        return open_session(self._interpreter(path, threads), model.signature.inputs, batch_size)
+
+    def inspect(self, model: Model, *, threads: int, batch_size: int) -> Findings:
+        """Count the parts that XNNPACK took, and name the operators that it left.
+
+        Raises:
+            BackendError: If LiteRT refuses the file.
+        """
+        from .litert_graph import findings
+
+        interpreter = self._interpreter(self._path(model), threads)
+        interpreter.allocate_tensors()
+        return findings(interpreter, delegated=self.xnnpack)
+
+    def trace(self, model: Model, inputs: tuple[np.ndarray, ...]) -> Trace:
+        """Run the file and keep every tensor of its first signature.
+
+        Raises:
+            BackendError: If LiteRT can't run it, or its first signature is for another batch size.
+        """
+        from .litert_graph import trace
+        from .litert_session import open_session
+
+        interpreter = self._interpreter(self._path(model), 1, experimental_preserve_all_tensors=True)
+        session = open_session(interpreter, model.signature.inputs, len(inputs[0]), first_only=True)
+        session.run(inputs)
+        return trace(interpreter)
+
+    def _path(self, model: Model) -> Path:
         if not isinstance(model, TFLiteModel):
             raise BackendError(f"{self.name} runs a TFLiteModel, not a {type(model).__name__}")
+        return model.path
+
+    def _interpreter(self, path: Path, threads: int, **options: Any) -> Any:
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+        if not self.xnnpack:
+            options["experimental_op_resolver_type"] = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         try:
-            interpreter = Interpreter(model_path=str(model.path), num_threads=threads)
-            interpreter.allocate_tensors()
+            return Interpreter(model_path=str(path), num_threads=threads, **options)
         except (ValueError, RuntimeError) as error:
-            raise BackendError(f"LiteRT can't load '{model.path}': {error}") from error
-        for given in interpreter.get_input_details():
-            batch = int(given["shape"][0]) if len(given["shape"]) else 1
-            if batch != batch_size:
-                raise BackendError(
-                    f"input '{given['name']}' is fixed to batch size {batch}, not "
-                    f"{batch_size}; measure at batch size {batch}, or export it with {batch_size}"
-                )
-        return _LiteRTSession(interpreter)
+            raise BackendError(f"LiteRT can't load '{path}': {error}") from error
 
 
-@dataclass(frozen=True)
-class _Tensor:
-    """An input or output of the file; ``scale`` 0 means that it is not quantized."""
+class LiteRTCpuPlain(LiteRTCpu):
+    """LiteRT's own kernels: what a device computes with where XNNPACK is built out."""
 
-    index: int
-    name: str
-    shape: tuple[int, ...]
-    dtype: type[np.generic]
-    scale: float
-    zero_point: int
-
-    @property
-    def quantized(self) -> bool:
-        """Whether its integers stand for real values."""
-        return self.scale > 0
-
-    @classmethod
-    def of(cls, detail: Mapping[str, Any]) -> _Tensor:
-        parameters = detail["quantization_parameters"]
-        if len(parameters["scales"]) > 1:
-            raise BackendError(f"input or output '{detail['name']}' is quantized per channel; give one scale")
-        scale = float(parameters["scales"][0]) if len(parameters["scales"]) else 0.0
-        zero_point = int(parameters["zero_points"][0]) if len(parameters["zero_points"]) else 0
-        shape = tuple(int(side) for side in detail["shape"])
-        return cls(detail["index"], detail["name"], shape, detail["dtype"], scale, zero_point)
-
-
-class _LiteRTSession(Session):
-    """Calls the interpreter; all that can be decided once is decided here."""
-
-    def __init__(self, interpreter: Any) -> None:
-        self._inputs = sorted(map(_Tensor.of, interpreter.get_input_details()), key=_position)
-        outputs = map(_Tensor.of, interpreter.get_output_details())
-        self._feeds = [_feed(interpreter, tensor) for tensor in self._inputs]
-        self._reads = [_read(interpreter, tensor) for tensor in outputs]
-        self._invoke = interpreter.invoke
-
-    def run(self, inputs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-        # every microsecond here is one of the model's; strict=True alone costs a part of one
-        if len(inputs) != len(self._feeds):
-            raise BackendError(f"the file takes {len(self._feeds)} inputs, but {len(inputs)} were given")
-        try:
-            for feed, values in zip(self._feeds, inputs):  # noqa: B905
-                feed(values)
-            self._invoke()
-        except (ValueError, RuntimeError) as error:
-            wanted = [(tensor.name, tensor.shape) for tensor in self._inputs]
-            got = [values.shape for values in inputs]
-            raise BackendError(f"LiteRT failed on inputs {got}; the file takes {wanted}: {error}") from error
-        return tuple([read() for read in self._reads])
-
-
-def _feed(interpreter: Any, tensor: _Tensor) -> Callable[[np.ndarray], None]:
-    """Give what writes a batch into one input, scaled to integers where the file wants them."""
-    import numpy as np
-
-    write: Callable[[np.ndarray], None] = partial(interpreter.set_tensor, tensor.index)
-    if not tensor.quantized:
-        return write
-    limits = np.iinfo(np.dtype(tensor.dtype).name)
-    low, high = np.float32(limits.min), np.float32(limits.max)
-    inverse, zero_point = np.float32(1 / tensor.scale), np.float32(tensor.zero_point)
-    scaled = np.empty(tensor.shape, dtype=np.float32)
-    integers = np.empty(tensor.shape, dtype=tensor.dtype)
-    multiply, add, rint, maximum, minimum = np.multiply, np.add, np.rint, np.maximum, np.minimum
-
-    def quantize(values: np.ndarray) -> None:
-        multiply(values, inverse, out=scaled)
-        add(scaled, zero_point, out=scaled)
-        rint(scaled, out=scaled)
-        maximum(scaled, low, out=scaled)
-        minimum(scaled, high, out=scaled)
-        integers[...] = scaled
-        write(integers)
-
-    return quantize
-
-
-def _read(interpreter: Any, tensor: _Tensor) -> Callable[[], np.ndarray]:
-    """Give what reads one output, scaled back to real values."""
-    import numpy as np
-
-    read: Callable[[], np.ndarray] = partial(interpreter.get_tensor, tensor.index)
-    if not tensor.quantized:
-        return read
-    scale, zero_point = np.float32(tensor.scale), np.float32(tensor.zero_point)
-    return lambda: (read() - zero_point) * scale
-
-
-def _position(tensor: _Tensor) -> tuple[int, int]:
-    """Order inputs as in the signature: exporters number them ``args_0``, ``args_1``, ..."""
-    number = re.search(r"args_(\d+)", tensor.name)
-    return (int(number[1]) if number else 0, tensor.index)
+    name = "litert-cpu-plain"
+    by_default = False
+    xnnpack = False

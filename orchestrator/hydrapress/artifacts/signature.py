@@ -21,11 +21,20 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output: ``shape`` has the batch first, ``None`` where it is free."""
+    """One input or output.
+
+    Attributes:
+        name: Its name in the file.
+        dtype: numpy's name of its type.
+        shape: Batch first, ``None`` where it is free.
+        axes: ``np.transpose(value, axes)`` turns the task's order of axes into the file's, such
+            as channels first into channels last; empty where they are the same.
+    """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
+    axes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,9 @@ class Signature:
         """Read what ``to_json`` wrote."""
 
         def specs(rows: Any) -> tuple[TensorSpec, ...]:
-            return tuple(TensorSpec(r["name"], r["dtype"], tuple(r["shape"])) for r in rows)
+            return tuple(
+                TensorSpec(r["name"], r["dtype"], tuple(r["shape"]), tuple(r.get("axes", ()))) for r in rows
+            )
 
         return cls(specs(data["inputs"]), specs(data["outputs"]))
 

@@ -22,10 +22,18 @@ if TYPE_CHECKING:
 
 __all__ = ["WorkerProcess", "worker_environment"]
 
-_ANSWER_LIMIT_S = 600.0
 _POLL_S = 0.2
 _GRACE_S = 5.0
 _LAST_WORDS = 500
+_KILLED = 9
+_VMSTAT = Path("/proc/vmstat")
+_ASKED = {
+    "started": "start",
+    "loaded": "load the model",
+    "block": "run the model",
+    "quality": "run the test split",
+    "inspect": "show what it made of the model",
+}
 
 
 def worker_environment(threads: int) -> dict[str, str]:
@@ -44,18 +52,31 @@ def worker_environment(threads: int) -> dict[str, str]:
     }
 
 
+def _out_of_memory_kills() -> int:
+    """Count the processes that the system has killed for want of memory; 0 where it doesn't tell."""
+    try:
+        lines = _VMSTAT.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
 class WorkerProcess:
     """A running worker; it works only while it is asked to, so that one runs at a time."""
 
-    def __init__(self, setup: Setup, log: Path, check_cancelled: Callable[[], None]) -> None:
+    def __init__(
+        self, setup: Setup, log: Path, check_cancelled: Callable[[], None], *, time_limit_s: float = 600.0
+    ) -> None:
         """Start it; ``started()`` waits until its runtime is imported.
 
         Args:
             setup: What it measures.
             log: Where its stderr goes.
             check_cancelled: Asked while waiting; what it raises ends the wait.
+            time_limit_s: How long it may stay silent when asked; then it is killed.
         """
-        self._log, self._check_cancelled = log, check_cancelled
+        self._log, self._check_cancelled, self._time_limit_s = log, check_cancelled, time_limit_s
+        self._kills_before = _out_of_memory_kills()
         with log.open("wb") as stderr:
             # -P: a file in the working folder must not stand in for a library
             self._process = subprocess.Popen(
@@ -89,11 +110,12 @@ class WorkerProcess:
         """Give it the token and wait for its answer.
 
         Args:
-            what: ``load``, ``block`` or ``quality``.
+            what: ``load``, ``block``, ``quality`` or ``inspect``.
             values: What the request needs, as plain JSON.
 
         Raises:
-            BackendError: If it reports an error, dies, or stays silent for ten minutes.
+            BackendError: If it reports an error, dies, or stays silent beyond its time limit;
+                then it is killed.
         """
         self._send({"do": what, **values})
         return self._wait_for({"load": "loaded"}.get(what, what))
@@ -116,16 +138,18 @@ class WorkerProcess:
         self._answers.put(None)
 
     def _wait_for(self, event: str) -> Mapping[str, Any]:
-        deadline = time.monotonic() + _ANSWER_LIMIT_S
+        deadline = time.monotonic() + self._time_limit_s
         while True:
             self._check_cancelled()
             try:
                 line = self._answers.get(timeout=_POLL_S)
             except queue.Empty:
                 if time.monotonic() > deadline:
+                    self._process.kill()
                     raise BackendError(
-                        f"the worker did not answer for {_ANSWER_LIMIT_S:g} s (asked for '{event}'); "
-                        "a smaller batch size or another backend may do"
+                        f"the backend hangs: it was asked to {_ASKED.get(event, event)} and gave no answer "
+                        f"for {self._time_limit_s:g} s (time_limit_s), so its process was killed; a smaller "
+                        "batch size or another backend may do"
                     ) from None
                 continue
             if line is None:
@@ -135,7 +159,7 @@ class WorkerProcess:
                 return answer
             if answer["event"] == "error":
                 raise BackendError(str(answer["text"]))
-            deadline = time.monotonic() + _ANSWER_LIMIT_S  # 'alive'
+            deadline = time.monotonic() + self._time_limit_s  # 'alive'
 
     def _obituary(self) -> str:
         code = self._process.wait()
@@ -143,6 +167,13 @@ class WorkerProcess:
         if code < 0:
             known = {each.value: each.name for each in signal.Signals}
             how = f"signal {-code} ({known.get(-code, 'unknown')})"
+        if code == -_KILLED:
+            seen = _out_of_memory_kills() > self._kills_before
+            how += (
+                ": the system ran out of memory and killed it"
+                if seen
+                else ", as the system does to a process when memory runs out"
+            )
         words = self._log.read_text(encoding="utf-8", errors="replace").strip()[-_LAST_WORDS:]
         return f"the worker process died with {how}" + (f"; its last words: {words}" if words else "")
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hydrapress.errors import ConfigError
+from hydrapress.scenario import Scenario
 
 __all__ = ["MeasurementProtocol", "Row"]
 
@@ -16,14 +17,19 @@ class MeasurementProtocol:
 
     Attributes:
         starts: Fresh processes a candidate, at least 2: the unit of statistics.
-        rounds: Turns a start.
+        rounds: Turns a start, at least.
         block_ms: Length of a turn.
         warmup: Calls before the first turn and before each.
         threads: Thread counts to measure at.
         batch_sizes: Samples a call to measure at.
+        scenarios: How queries arrive.
+        min_seconds: A candidate runs at least so long over all starts together.
+        min_queries: A candidate answers at least so many calls over all starts together.
+            For both, rounds are added within each start, as long as ``max_seconds`` allows.
         margin: A speed-up within this fraction of 1 is no difference.
         noise_floor: Also measure a baseline of each backend against itself.
         seed: Of the order of turns.
+        time_limit_s: A worker that gives no sign of life for so long hangs, and is killed.
         max_seconds: Soft budget; with less time than needed, fewer starts are taken, but
             at least ``least_starts``. ``None`` for no limit.
         least_starts: The fewest starts that the budget may leave.
@@ -35,9 +41,13 @@ class MeasurementProtocol:
     warmup: int = 3
     threads: tuple[int, ...] = (1,)
     batch_sizes: tuple[int, ...] = (1,)
+    scenarios: tuple[Scenario, ...] = (Scenario.SINGLE_STREAM,)
+    min_seconds: float = 0.0
+    min_queries: int = 100
     margin: float = 0.01
     noise_floor: bool = True
     seed: int = 0
+    time_limit_s: float = 600.0
     max_seconds: float | None = None
     least_starts: int = 3
 
@@ -47,7 +57,7 @@ class MeasurementProtocol:
         Raises:
             ConfigError: All problems at once.
         """
-        least = {"starts": 2, "rounds": 1, "warmup": 0, "least_starts": 2}
+        least = {"starts": 2, "rounds": 1, "warmup": 0, "min_queries": 0, "least_starts": 2}
         problems = [
             f"'{name}' is {getattr(self, name)}; it must be at least {low}"
             for name, low in least.items()
@@ -59,8 +69,14 @@ class MeasurementProtocol:
                 problems.append(
                     f"'{name}' is {list(counts)}; give one or more whole numbers, each at least 1"
                 )
+        if not self.scenarios:
+            problems.append(f"'scenarios' is empty; give one or more of {', '.join(Scenario)}")
         if not self.block_ms > 0:
             problems.append(f"'block_ms' is {self.block_ms:g} ms; it must be above 0")
+        if not 0 <= self.min_seconds < float("inf"):
+            problems.append(f"'min_seconds' is {self.min_seconds:g} s; it must be at least 0 and finite")
+        if not self.time_limit_s > 0:
+            problems.append(f"'time_limit_s' is {self.time_limit_s:g} s; it must be above 0")
         if not 0 <= self.margin < 1:
             problems.append(f"'margin' is {self.margin:g}; it must satisfy 0 <= margin < 1")
         if self.max_seconds is not None and not self.max_seconds > 0:
@@ -71,7 +87,7 @@ class MeasurementProtocol:
 
 @dataclass(frozen=True)
 class Row:
-    """One model on one backend at one thread count and batch size, measured.
+    """One model on one backend at one thread count and batch size in one scenario, measured.
 
     Attributes:
         model_id: The model's name.
@@ -83,6 +99,7 @@ class Row:
         verdict: One sentence: faster, slower or no difference.
         reasons: Why it disappoints, or should not be believed; one sentence each.
         problem: Why it could not be measured.
+        scenario: How queries arrived.
     """
 
     model_id: str
@@ -94,3 +111,4 @@ class Row:
     verdict: str = ""
     reasons: tuple[str, ...] = ()
     problem: str | None = None
+    scenario: Scenario = Scenario.SINGLE_STREAM
