@@ -16,10 +16,18 @@ def hydrapress_backends() -> list[Backend]:
     """Offer the runtimes."""
     from .litert import LiteRTCpu, LiteRTCpuPlain
     from .onnxruntime import onnxruntime_backends
+    from .openvino import openvino_backends
     from .torch_compile import TorchCompile
     from .torch_eager import TorchEager
 
-    return [TorchEager(), TorchCompile(), *onnxruntime_backends(), LiteRTCpu(), LiteRTCpuPlain()]
+    return [
+        TorchEager(),
+        TorchCompile(),
+        *onnxruntime_backends(),
+        LiteRTCpu(),
+        LiteRTCpuPlain(),
+        *openvino_backends(),
+    ]
 
 
 @hookimpl

@@ -46,7 +46,8 @@ class _Tensor:
             )
         limits = np.iinfo(self.dtype)
         steps = np.rint(values * np.float32(1 / self.scale) + np.float32(self.zero_point))
-        return np.clip(steps, limits.min, limits.max).astype(self.dtype)
+        integers: np.ndarray = np.clip(steps, limits.min, limits.max).astype(self.dtype)
+        return integers
 
     def decode(self, values: np.ndarray) -> np.ndarray:
         """Give real values."""

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import onnx
 from onnxruntime import quantization as ort
 
-from hydrapress.artifacts import OnnxModel, Precision, TensorLocation
+from hydrapress.artifacts import OnnxModel, Precision
 from hydrapress.environment import hardware
 from hydrapress.errors import ConfigError, ModelError, near_names
-from hydrapress.files.locate import follow, locate
+from hydrapress.files.locate import follow
 from hydrapress.files.onnx_file import count_operators, parse_onnx, read_tensors
 from hydrapress.quiet import quiet
 
@@ -90,7 +90,7 @@ def quantize_onnx(model: OnnxModel, settings: OnnxStatic, context: Context) -> O
     _write_clean(path)
     after = read_tensors(path)
     _warn_of_absurd_scales(after, context)
-    moved = _after_preparation(model.tensors, before, middle)
+    moved = relocate(model.tensors, before, middle)
     tensors = follow(moved, middle, after, lambda name: (f"{name}_quantized", name))
     expected_float = {name for name, at in moved.items() if at.tensor in kept_weights}
     report_reach(tensors, after, count_operators(path), expected_float, context)
@@ -157,23 +157,6 @@ def _weights_of(path: Path, nodes: set[str]) -> set[str]:
     ours = {name for node in graph.node if node.name in nodes for name in node.input}
     others = {name for node in graph.node if node.name not in nodes for name in node.input}
     return ours - others
-
-
-def _after_preparation(
-    locations: Mapping[str, TensorLocation],
-    before: Mapping[str, StoredTensor],
-    middle: Mapping[str, StoredTensor],
-) -> dict[str, TensorLocation]:
-    """Locate parameters in the prepared file, whose optimizer may rename or transpose constants."""
-    sources = {at.tensor: before[at.tensor].values for at in locations.values() if at.tensor in before}
-    moves = locate(sources, middle)
-    moved = {}
-    for name, at in locations.items():
-        if at.tensor in moves:
-            move = moves[at.tensor]
-            axes = tuple(at.axes[axis] for axis in move.axes)
-            moved[name] = TensorLocation(move.tensor, axes, at.scaled or move.scaled)
-    return moved
 
 
 def _write_clean(path: Path) -> None:

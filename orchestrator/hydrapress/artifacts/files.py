@@ -171,6 +171,19 @@ class OpenVINOModel(FileModel):
     file_name: ClassVar[str] = "model.xml"
     companion_suffixes: ClassVar[tuple[str, ...]] = (".bin",)
 
+    def read_tensors(self) -> dict[str, StoredTensor]:
+        """Read the constants, with scale and zero point where they are quantized."""
+        from hydrapress.files.openvino_file import read_tensors
+
+        return read_tensors(self.path)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Take an IR from anywhere; see ``FileModel.open``."""
+        from hydrapress.files.openvino_file import precision_of, read_signature
+
+        return cls(signature=read_signature(path), path=path, precision=precision_of(path), params=0, macs=0)
+
 
 @dataclass(frozen=True)
 class ExecuTorchModel(FileModel):

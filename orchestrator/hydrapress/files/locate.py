@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from hydrapress.invariants import StoredTensor
 
-__all__ = ["follow", "locate", "parameter_arrays"]
+__all__ = ["follow", "locate", "parameter_arrays", "relocate"]
 
 _RATIO_TOLERANCE = 1e-5
 """Rounding of one float32 product, with room for a chain of them."""
@@ -107,6 +107,52 @@ def follow(
                 followed[name] = TensorLocation(candidate, location.axes, location.scaled)
                 break
     return followed
+
+
+def relocate(
+    locations: Mapping[str, TensorLocation],
+    before: Mapping[str, StoredTensor],
+    after: Mapping[str, StoredTensor],
+) -> dict[str, TensorLocation]:
+    """Find parameters again after a tool rewrote a file without changing their values.
+
+    Args:
+        locations: In the file as it was.
+        before: Its tensors.
+        after: The rewritten file's tensors, renamed or transposed perhaps.
+
+    Returns:
+        Locations in the rewritten file; what was not found is left out.
+    """
+    sources = {at.tensor: before[at.tensor] for at in locations.values() if at.tensor in before}
+    moves = locate({name: stored.values for name, stored in sources.items() if stored.scale is None}, after)
+    moves |= _same_integers({n: stored for n, stored in sources.items() if stored.scale is not None}, after)
+    moved = {}
+    for name, at in locations.items():
+        if at.tensor in moves:
+            move = moves[at.tensor]
+            axes = tuple(at.axes[axis] for axis in move.axes)
+            moved[name] = TensorLocation(move.tensor, axes, at.scaled or move.scaled)
+    return moved
+
+
+def _same_integers(
+    sources: Mapping[str, StoredTensor], after: Mapping[str, StoredTensor]
+) -> dict[str, TensorLocation]:
+    """Find quantized tensors that kept their integers and their order of axes."""
+    import numpy as np
+
+    found: dict[str, TensorLocation] = {}
+    for name, stored in sources.items():
+        equal = [
+            candidate
+            for candidate, other in after.items()
+            if other.scale is not None and np.array_equal(other.values, stored.values)
+        ]
+        if equal:
+            best = max(equal, key=lambda candidate: _likeness(name, candidate))
+            found[name] = TensorLocation(best, tuple(range(stored.values.ndim)))
+    return found
 
 
 def _matches(parameters: Mapping[str, np.ndarray], tensors: Mapping[str, StoredTensor]) -> Iterator[_Match]:
