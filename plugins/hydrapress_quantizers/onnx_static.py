@@ -15,7 +15,7 @@ from onnxruntime import quantization as ort
 from hydrapress.artifacts import OnnxModel, Precision
 from hydrapress.environment import hardware
 from hydrapress.errors import ConfigError, ModelError, near_names
-from hydrapress.files.locate import follow
+from hydrapress.files.locate import follow, relocate
 from hydrapress.files.onnx_file import count_operators, parse_onnx, read_tensors
 from hydrapress.quiet import quiet
 

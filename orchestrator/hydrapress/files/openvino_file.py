@@ -65,14 +65,9 @@ def read_signature(path: Path) -> Signature:
     """
     with _reading(path):
         layers = _layers(path)
-        inputs = [
-            _spec(layer, layer.element, "output") for layer in layers.values() if layer.kind == "Parameter"
-        ]
-        outputs = [
-            _spec(layer, layers[layer.sources[0]].element, "output")
-            for layer in layers.values()
-            if layer.kind == "Result" and layer.sources
-        ]
+        inputs = [_spec(layer) for layer in layers.values() if layer.kind == "Parameter"]
+        results = [layer for layer in layers.values() if layer.kind == "Result" and layer.sources]
+        outputs = [_spec(layers[layer.sources[0]]) for layer in results]
         if not inputs or not outputs:
             raise ModelError(f"{path}: has no input or no output; convert it again")
         return Signature(tuple(inputs), tuple(outputs))
