@@ -85,6 +85,7 @@ def trace(core: Any, model: Any, inputs: tuple[np.ndarray, ...]) -> Trace:
         request.set_input_tensor(index, openvino.Tensor(np.ascontiguousarray(values)))
     request.infer()
     for index, port in enumerate(model.outputs):
-        name = port.get_node().get_friendly_name()
+        # an output is a node of its own, behind the one whose value it is
+        name = port.get_node().input(0).get_source_output().get_node().get_friendly_name()
         named[name] = np.array(request.get_output_tensor(index).data)
     return Trace(tuple(layers), named)

@@ -1,4 +1,4 @@
-"""The built-in exporters: ONNX and TFLite."""
+"""The built-in exporters, and optimizers of exported files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["hydrapress_stages"]
 
 @hookimpl
 def hydrapress_stages() -> list[type[Stage]]:
-    """Offer the exporters."""
-    from .stages import Onnx, TFLite
+    """Offer the exporters and the optimizers."""
+    from .stages import ExecuTorch, Onnx, OnnxFloat16, OnnxGraph, OpenVINO, TFLite, TorchExport
 
-    return [Onnx, TFLite]
+    return [Onnx, TFLite, OpenVINO, ExecuTorch, TorchExport, OnnxGraph, OnnxFloat16]

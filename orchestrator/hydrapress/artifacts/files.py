@@ -200,6 +200,12 @@ class ExportedModel(FileModel):
     format: ClassVar[str] = "torch_export"
     file_name: ClassVar[str] = "model.pt2"
 
+    def read_tensors(self) -> dict[str, StoredTensor]:
+        """Read parameters and buffers by name."""
+        from hydrapress.files.program_file import read_tensors
+
+        return read_tensors(self.path)
+
 
 @dataclass(frozen=True)
 class PackedModel(FileModel):

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["follow", "locate", "parameter_arrays", "relocate"]
 
-_RATIO_TOLERANCE = 1e-5
-"""Rounding of one float32 product, with room for a chain of them."""
+_RATIO_TOLERANCE = {"float32": 1e-5, "float16": 2e-3}
+"""Rounding of one product in each type, with room for a chain of them; others as float32."""
 
 _MAX_DIMS = 5
 """A Conv3d's weight; orders of more axes are not tried."""
@@ -178,7 +178,8 @@ def _fit(parameter: np.ndarray, name: str, values: np.ndarray) -> TensorLocation
         if tuple(parameter.shape[axis] for axis in axes) == values.shape
     ]
     for axes in orders:
-        if np.array_equal(np.transpose(parameter, axes), values):
+        # a file of half precision holds the parameter rounded
+        if np.array_equal(np.transpose(parameter, axes).astype(values.dtype), values):
             return TensorLocation(name, axes)
     if parameter.ndim < 2:
         return None
@@ -201,7 +202,8 @@ def _is_multiple(parameter: np.ndarray, values: np.ndarray, channel: int) -> boo
         return False
     ratio = (ours * theirs).sum(axis=1) / np.maximum((ours * ours).sum(axis=1), np.finfo(np.float64).tiny)
     error = np.abs(theirs - ratio[:, None] * ours).max(axis=1)
-    return bool((error <= _RATIO_TOLERANCE * np.abs(theirs).max(axis=1)).all())
+    tolerance = _RATIO_TOLERANCE.get(values.dtype.name, _RATIO_TOLERANCE["float32"])
+    return bool((error <= tolerance * np.abs(theirs).max(axis=1)).all())
 
 
 def _is_rounded(source: np.ndarray, stored: StoredTensor) -> bool:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from hydrapress.errors import ModelError
+from hydrapress.invariants import StoredTensor
 
-__all__ = ["load_program", "require_harmless"]
+__all__ = ["load_program", "read_tensors", "require_harmless"]
 
 MAX_BYTES = 2**33
 _MAX_JSON_BYTES = 2**28
@@ -51,6 +52,16 @@ def load_program(path: Path) -> Any:
         raise ModelError(
             f"{path}: torch can't load the program ({type(error).__name__}: {error}); export it again"
         ) from error
+
+
+def read_tensors(path: Path) -> dict[str, StoredTensor]:
+    """Read parameters and buffers by their names in the module.
+
+    Raises:
+        ModelError: As ``load_program``.
+    """
+    state = load_program(path).state_dict
+    return {name: StoredTensor(tensor.detach().cpu().numpy()) for name, tensor in state.items()}
 
 
 def require_harmless(path: Path) -> None:

@@ -1,0 +1,80 @@
+"""A torch module as an ExecuTorch program, its operators given to XNNPACK."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from hydrapress.artifacts import ExecuTorchModel, Precision, TorchModel
+from hydrapress.errors import BackendError, ModelError
+from hydrapress.modeling import count_macs, count_parameters
+from hydrapress.quiet import quiet
+
+from .examples import first_line, two_samples
+from .program_export import to_program
+
+if TYPE_CHECKING:
+    from hydrapress.context import Context
+
+__all__ = ["export_executorch"]
+
+
+def export_executorch(model: TorchModel, max_batch: int, context: Context) -> ExecuTorchModel:
+    """Lower into the scratch folder; the batch is free up to ``max_batch``.
+
+    Constants are packed for XNNPACK and can't be read back, so that no promise is carried on.
+
+    Raises:
+        BackendError: If the extra ``executorch`` is not installed.
+        ModelError: If the model does not lower.
+    """
+    for invariant in model.invariants:
+        context.warn(
+            f"an ExecuTorch file packs its constants, so that nobody can check '{invariant.name}' in it; "
+            "the promise ends here"
+        )
+    module = model.copy_module().cpu().eval()
+    samples = tuple(t.cpu() for t in context.task.sample_inputs(1))
+    program = to_program(module, two_samples(samples), model.signature, max_batch)
+    data, delegated, left = _lowered(program, type(module).__name__)
+    context.log("delegated_parts", delegated)
+    context.log("fallback_ops", sum(left.values()))
+    if left:
+        kinds = ", ".join(f"{kind} ({count})" for kind, count in left.most_common(5))
+        context.warn(f"XNNPACK did not take {sum(left.values())} operators: {kinds}")
+    path = context.scratch / ExecuTorchModel.file_name
+    path.write_bytes(data)
+    return ExecuTorchModel(
+        signature=model.signature,
+        path=path,
+        precision=Precision.FLOAT32,
+        params=count_parameters(module),
+        macs=count_macs(module, samples),
+    )
+
+
+def _lowered(program: Any, what: str) -> tuple[bytes, int, Counter[str]]:
+    """Give the file, the parts that XNNPACK took, and the operators that it left."""
+    try:
+        with quiet():
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.exir import to_edge_transform_and_lower
+    except ImportError as error:
+        raise BackendError(
+            f"exporter/executorch needs ExecuTorch ({error}). "
+            "Install it with: pip install 'hydrapress[executorch]'"
+        ) from error
+    try:
+        with quiet() as muffled:
+            edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+            nodes = [n for n in edge.exported_program().graph.nodes if n.op == "call_function"]
+            data = bytes(edge.to_executorch().buffer)
+    except Exception as error:  # the lowering raises whatever its passes raise
+        raise ModelError(
+            f"{what} can't be lowered to ExecuTorch: {first_line(error)}"
+            f"{muffled.tail(3) and chr(10) + muffled.tail(3)}"
+        ) from error
+    names = [str(getattr(node.target, "__name__", node.target)) for node in nodes]
+    delegated = sum("call_delegate" in name for name in names)
+    left = Counter(n for n in names if "call_delegate" not in n and "getitem" not in n)
+    return data, delegated, left
