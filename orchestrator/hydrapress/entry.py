@@ -116,7 +116,7 @@ def _stages_report(result: Result, title: str) -> Report:
             "stage": id_,
             **{name: f"{metrics[name]:.4f}" for name in _qualities(metrics)},
             "size": size_text(metrics["size_bytes"]),
-            "nonzero": f"{metrics['nonzero_params']:,.0f} of {metrics['params']:,.0f}",
+            "nonzero": f"{metrics.get('nonzero_params', metrics['params']):,.0f} of {metrics['params']:,.0f}",
         }
         for id_, metrics in result.metrics.items()
         if "size_bytes" in metrics

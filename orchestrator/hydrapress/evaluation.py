@@ -129,34 +129,29 @@ def _run(
     try:
         for inputs, targets in task.loader(split, size):
             arrays = tuple(i.numpy() for i in _as_tuple(inputs))
-            yield run_padded(session, model, arrays)[0], targets.numpy()
+            yield run_padded(session, arrays, size)[0], targets.numpy()
     finally:
         session.close()
 
 
-def run_padded(session: Session, model: Model, inputs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-    """Run a batch of any size up to the session's; a file of fixed batches gets full ones.
+def run_padded(session: Session, inputs: tuple[np.ndarray, ...], batch_size: int) -> tuple[np.ndarray, ...]:
+    """Run a batch of any size up to the session's: it is filled up, and cut again.
 
     Args:
-        session: Loaded for a batch size that the model takes.
-        model: Tells which batch sizes those are.
+        session: Loaded for ``batch_size``.
         inputs: One array an input, batch first.
+        batch_size: What the session was loaded for.
 
     Returns:
         One array an output, with as many rows as were given.
     """
     import numpy as np
 
-    count = len(inputs[0])
-    size = (
-        min((s for s in model.batch_sizes if s >= count), default=count)
-        if isinstance(model, FileModel)
-        else count
-    )
-    if size == count:
+    missing = batch_size - len(inputs[0])
+    if missing <= 0:
         return session.run(inputs)
-    full = tuple(np.concatenate([i, np.repeat(i[-1:], size - count, axis=0)]) for i in inputs)
-    return tuple(output[:count] for output in session.run(full))
+    full = tuple(np.concatenate([each, np.repeat(each[-1:], missing, axis=0)]) for each in inputs)
+    return tuple(output[:-missing] for output in session.run(full))
 
 
 def _counts(model: Model, task: Task) -> dict[str, float]:
@@ -167,6 +162,8 @@ def _counts(model: Model, task: Task) -> dict[str, float]:
         macs = count_macs(model.module, task.sample_inputs(1))
     elif isinstance(model, FileModel):
         params, macs = model.params, model.macs
+        if not model.tensors:  # a file that packs its constants doesn't tell how many are zero
+            return {"params": float(params), "macs": float(macs)}
         tensors = model.read_tensors()
         located = {at.tensor for at in model.tensors.values()}
         nonzero = params - sum(

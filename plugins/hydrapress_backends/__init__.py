@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 @hookimpl
 def hydrapress_backends() -> list[Backend]:
     """Offer the runtimes."""
+    from .executorch import ExecuTorchXnnpack
     from .litert import LiteRTCpu, LiteRTCpuPlain
     from .onnxruntime import onnxruntime_backends
     from .openvino import openvino_backends
@@ -27,6 +28,7 @@ def hydrapress_backends() -> list[Backend]:
         LiteRTCpu(),
         LiteRTCpuPlain(),
         *openvino_backends(),
+        ExecuTorchXnnpack(),
     ]
 
 

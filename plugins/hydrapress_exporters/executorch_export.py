@@ -48,6 +48,7 @@ def export_executorch(model: TorchModel, max_batch: int, context: Context) -> Ex
         signature=model.signature,
         path=path,
         precision=Precision.FLOAT32,
+        batch_sizes=tuple(range(1, max_batch + 1)),
         params=count_parameters(module),
         macs=count_macs(module, samples),
     )
@@ -58,7 +59,8 @@ def _lowered(program: Any, what: str) -> tuple[bytes, int, Counter[str]]:
     try:
         with quiet():
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-            from executorch.exir import to_edge_transform_and_lower
+            from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
+            from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
     except ImportError as error:
         raise BackendError(
             f"exporter/executorch needs ExecuTorch ({error}). "
@@ -68,7 +70,9 @@ def _lowered(program: Any, what: str) -> tuple[bytes, int, Counter[str]]:
         with quiet() as muffled:
             edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
             nodes = [n for n in edge.exported_program().graph.nodes if n.op == "call_function"]
-            data = bytes(edge.to_executorch().buffer)
+            # memory for the largest batch that was allowed, not for the example's
+            config = ExecutorchBackendConfig(sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass())
+            data = bytes(edge.to_executorch(config).buffer)
     except Exception as error:  # the lowering raises whatever its passes raise
         raise ModelError(
             f"{what} can't be lowered to ExecuTorch: {first_line(error)}"

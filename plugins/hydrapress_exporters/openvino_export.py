@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["export_openvino"]
 
-_MACHINE = re.compile(rb"\s*<rt_info>.*?</rt_info>(?=\s*</net>)", re.DOTALL)
+_MACHINE = re.compile(rb"\s*<rt_info>(?:(?!<rt_info>).)*</rt_info>(?=\s*</net>)", re.DOTALL)
 """The graph's own remarks: OpenVINO's build, and how the model was converted."""
 
 

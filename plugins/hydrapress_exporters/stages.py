@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -21,6 +22,7 @@ from hydrapress.stage import Exporter, Optimizer
 __all__ = [
     "ExecuTorch",
     "Level",
+    "Network",
     "Onnx",
     "OnnxFloat16",
     "OnnxGraph",
@@ -54,6 +56,30 @@ class Level(StrEnum):
     BASIC = "basic"
     EXTENDED = "extended"
     ALL = "all"
+
+
+class Network(StrEnum):
+    """The kinds of network that ONNX Runtime's optimizer for transformers knows."""
+
+    BART = "bart"
+    BERT = "bert"
+    BERT_TF = "bert_tf"
+    BERT_KERAS = "bert_keras"
+    CLIP = "clip"
+    CONFORMER = "conformer"
+    GPT2 = "gpt2"
+    GPT2_TF = "gpt2_tf"
+    GPT_NEOX = "gpt_neox"
+    PHI = "phi"
+    QWEN3 = "qwen3"
+    SAM2 = "sam2"
+    SWIN = "swin"
+    TNLR = "tnlr"
+    T5 = "t5"
+    UNET = "unet"
+    VAE = "vae"
+    VIT = "vit"
+    MMDIT = "mmdit"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,22 +205,31 @@ class OnnxGraph(Optimizer):
 
     tool: Tool = setting(Tool.ORT, "ONNX Runtime, its optimizer for transformers, or onnxslim")
     level: Level = setting(Level.EXTENDED, "for ORT; ALL also lays weights out for this processor")
-    model_type: str = setting("bert", "for TRANSFORMER: the kind of network, as ONNX Runtime names it")
+    network: Network = setting(Network.BERT, "for TRANSFORMER: the kind of network")
     heads: int = setting(0, "for TRANSFORMER: attention heads; 0 finds them out", ge=0)
     hidden_size: int = setting(0, "for TRANSFORMER: width of a token; 0 finds it out", ge=0)
+
+    @property
+    def bound_to_processor(self) -> bool:
+        """Whether the file is laid out for the instructions of this processor."""
+        return self.tool is Tool.ORT and self.level is Level.ALL
+
+    def problems(self) -> list[str]:
+        """Refuse a tool that is not installed."""
+        if self.tool is Tool.SLIM and importlib.util.find_spec("onnxslim") is None:
+            return ["tool=SLIM needs the package 'onnxslim': pip install 'hydrapress[onnxslim]'"]
+        return []
 
     def circumstances(self) -> dict[str, str]:
         """Give the processor's instructions where the file is laid out for them."""
         from hydrapress.environment import hardware
 
-        here = self.tool is Tool.ORT and self.level is Level.ALL
-        return {"isa": " ".join(hardware().isa)} if here else {}
+        return {"isa": " ".join(hardware().isa)} if self.bound_to_processor else {}
 
     def run(self, model: OnnxModel, *, context: Context) -> OnnxModel:
         """Rewrite, and find the parameters again.
 
         Raises:
-            BackendError: If the tool is not installed.
             ModelError: If the tool can't rewrite the file.
         """
         from .onnx_graph import optimize_onnx
@@ -211,11 +246,14 @@ class OnnxFloat16(Optimizer):
 
     keep_io: bool = setting(True, "inputs and outputs stay float32")
     keep: list[str] = setting([], "operator types that stay float32, such as LayerNormalization")
+    smallest: float = setting(5.96e-8, "weights nearer to zero become this; zeros stay", ge=5.96e-8, lt=1)
+    largest: float = setting(65504.0, "weights beyond become this", gt=1, le=65504)
 
     def run(self, model: OnnxModel, *, context: Context) -> OnnxModel:
         """Convert, and tell of weights that float16 can't hold.
 
         Raises:
+            ConfigError: If ``keep`` names an operator that the file does not have.
             ModelError: If the file is not float32, or can't be converted.
         """
         from .onnx_float16 import halve_onnx
