@@ -59,7 +59,8 @@ def to_program(
         ModelError: If torch can't export it; the reason is in the message.
     """
     try:
-        with quiet(), torch.no_grad():
+        # not under no_grad: of such a program ExecuTorch forgets the largest batch
+        with quiet():
             return torch.export.export(module, example, dynamic_shapes=free_batch(signature, largest_batch))
     except Exception as error:  # the exporter lets through whatever the model's code raises
         raise ModelError(
