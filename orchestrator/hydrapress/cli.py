@@ -24,6 +24,7 @@ COMPANIONS = {
     "graph": "hydrapress.companions.graph:main",
     "doctor": "hydrapress.companions.doctor:main",
     "store": "hydrapress.companions.store:main",
+    "diff": "hydrapress.companions.diff:main",
 }
 """The core's own words; plugins add theirs by ``hydrapress_commands``."""
 

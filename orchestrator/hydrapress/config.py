@@ -21,6 +21,7 @@ from .artifacts import Factory
 from .errors import ConfigError, near_names
 from .parity.tolerance import ParityProtocol
 from .plugins import Plugins, StageSpec, import_path
+from .pretrained import PRETRAINED
 from .stage import RESERVED, Stage, stage_name
 from .task import Task
 
@@ -38,7 +39,11 @@ class Device(Enum):
 
 @dataclass
 class ModelConfig:
-    """The model: a registered ``factory``, or any callable by ``_target_``."""
+    """The model: a registered ``factory``, or any callable by ``_target_``.
+
+    ``weights`` is a .safetensors file; ``pretrained``, for those that the factory's plugin
+    offers; or null, for seeded initial ones.
+    """
 
     factory: str | None = None
     _target_: str | None = None
@@ -193,6 +198,7 @@ def task_from(config: Config, plugins: Plugins) -> Task:
     model, data, task = config.model, config.data, config.task
     problems = [
         *_choice_problems("model", "factory", model.factory, model._target_, plugins.models),
+        *_weights_problems(model, plugins),
         *_choice_problems("data", "name", data.name, data._target_, plugins.data),
         *_choice_problems("task", "name", task.name, None, plugins.tasks),
     ]
@@ -216,7 +222,12 @@ def task_from(config: Config, plugins: Plugins) -> Task:
 
     return Task(
         factory=factory,
-        weights=Path(model.weights) if model.weights else None,
+        weights=Path(model.weights) if model.weights and model.weights != PRETRAINED else None,
+        find_pretrained=(
+            (lambda: plugins.resolve(plugins.pretrained, "pretrained weights of model", factory.name)())
+            if model.weights == PRETRAINED
+            else None
+        ),
         make_module=make_module,
         make_splits=make_splits,
         make_objective=lambda: plugins.resolve(plugins.tasks, "task", task.name)(**task.args),
@@ -225,6 +236,15 @@ def task_from(config: Config, plugins: Plugins) -> Task:
         # what the user's own config names may be imported when a checkpoint is read back
         trust=(model._target_.replace(":", ".").rpartition(".")[0],) if model._target_ else (),
     )
+
+
+def _weights_problems(model: ModelConfig, plugins: Plugins) -> list[str]:
+    if model.weights != PRETRAINED or (model.factory and model.factory in plugins.pretrained):
+        return []
+    return [
+        f"model.weights: '{PRETRAINED}' is offered for {', '.join(sorted(plugins.pretrained))}, not for "
+        f"'{model.factory or model._target_}'; give a .safetensors file or null"
+    ]
 
 
 def _choice_problems(

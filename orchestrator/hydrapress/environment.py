@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Hardware", "hardware", "load_average", "versions"]
+__all__ = ["Hardware", "Settings", "hardware", "load_average", "machine_settings", "versions"]
 
 _ISA_FLAGS = (
     "sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8",
@@ -29,11 +29,13 @@ _ISA_FLAGS = (
 _INT8_DOT_PRODUCT = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm"})
 
 _LIBRARIES = (
-    "hydrapress", "torch", "numpy", "onnx", "onnxruntime", "ai-edge-litert", "litert-torch",
-    "ai-edge-quantizer", "openvino", "mlflow", "hydra-core",
+    "hydrapress", "torch", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxscript", "onnxslim",
+    "ai-edge-litert", "litert-torch", "ai-edge-quantizer", "openvino", "nncf", "executorch", "mlflow",
+    "hydra-core",
 )  # fmt: skip
 
 _CPUINFO = Path("/proc/cpuinfo")
+_SYSTEM = Path("/sys/devices/system")
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,69 @@ class Hardware:
     def to_json(self) -> dict[str, Any]:
         """Write it as plain JSON, with its fingerprint."""
         return asdict(self) | {"isa": list(self.isa), "fingerprint": self.fingerprint()}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the machine is set to, as far as the system tells; it may change from hour to hour.
+
+    Attributes:
+        governors: Names of the CPU frequency governors in use, such as ``performance``.
+        turbo: Whether cores may run above their nominal frequency; ``None`` where it isn't told.
+        numa_nodes: Memories that are nearer to some cores than to others; ``None`` where it
+            isn't told.
+        free_memory_bytes: Memory that programs could still take.
+    """
+
+    governors: tuple[str, ...]
+    turbo: bool | None
+    numa_nodes: int | None
+    free_memory_bytes: int
+
+    def to_params(self) -> dict[str, str]:
+        """Write as text what is known."""
+        known = {"free_memory_bytes": str(self.free_memory_bytes)}
+        if self.governors:
+            known["governor"] = " ".join(self.governors)
+        if self.turbo is not None:
+            known["turbo"] = "on" if self.turbo else "off"
+        if self.numa_nodes is not None:
+            known["numa_nodes"] = str(self.numa_nodes)
+        return known
+
+
+def machine_settings(system: Path = _SYSTEM) -> Settings:
+    """Read what the machine is set to now.
+
+    Args:
+        system: Linux's folder of devices.
+    """
+    import psutil
+
+    governors = {_read(path) for path in system.glob("cpu/cpu[0-9]*/cpufreq/scaling_governor")}
+    nodes = len(list(system.glob("node/node[0-9]*")))
+    return Settings(
+        governors=tuple(sorted(name for name in governors if name)),
+        turbo=_turbo(system),
+        numa_nodes=nodes or None,
+        free_memory_bytes=psutil.virtual_memory().available,
+    )
+
+
+def _turbo(system: Path) -> bool | None:
+    # Intel's driver tells whether it is off, the others whether it is on
+    off = _read(system / "cpu" / "intel_pstate" / "no_turbo")
+    if off in ("0", "1"):
+        return off == "0"
+    on = _read(system / "cpu" / "cpufreq" / "boost")
+    return on == "1" if on in ("0", "1") else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 @cache

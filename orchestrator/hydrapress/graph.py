@@ -159,6 +159,7 @@ def _read_slot(
     stage = None
     try:
         stage = stage_from(spec, config)
+        problems += [f"{where}: {spec.name}: {problem}" for problem in stage.problems_with(plugins)]
     except ConfigError as error:
         problems += [f"{where}: {problem}" for problem in error.problems]
     return _Draft(slot, spec, stage, inputs, bool(config.get("enabled", True))), problems

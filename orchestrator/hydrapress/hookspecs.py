@@ -68,6 +68,14 @@ def hydrapress_models() -> Mapping[str, str]:  # type: ignore[empty-body]
 
 
 @hookspec
+def hydrapress_pretrained() -> Mapping[str, str]:  # type: ignore[empty-body]
+    """Offer weights of own models: model's name -> ``"package.module:callable"`` that gives ``Pretrained``.
+
+    Called for ``model.weights=pretrained`` before any work, so it imports nothing heavy.
+    """
+
+
+@hookspec
 def hydrapress_data() -> Mapping[str, str]:  # type: ignore[empty-body]
     """Offer data sets: name -> ``"package.module:callable"`` that gives ``Splits``."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,13 +25,13 @@ _SHOWN = 10
 
 
 def new_model(task: Task) -> TorchModel:
-    """Make a task's model: seeded initial weights, or those of ``task.weights``.
+    """Make a task's model: seeded initial weights, or those that ``model.weights`` asks for.
 
     The module is run once on the task's data to learn its signature. Random numbers of the
     caller are not disturbed.
 
     Raises:
-        ConfigError: If the weights file can't be read, or names or shapes do not fit.
+        ConfigError: If a weights file can't be read, or names or shapes do not fit.
         ModelError: If the factory fails, or its module can't be run on the data or does
             not give tensors.
     """
@@ -48,7 +48,11 @@ def new_model(task: Task) -> TorchModel:
         if not isinstance(module, nn.Module):
             raise ModelError(f"factory '{name}' gives a {type(module).__name__}, not a torch.nn.Module")
         if task.weights is not None:
-            _load_weights(module, task.weights)
+            _load_weights(module, _read_weights(task.weights), f"'{task.weights}'")
+        elif task.pretrained:
+            path = task.pretrained.find()
+            what = f"the pretrained file '{path.name}'"
+            _load_weights(module, task.pretrained.read(path), what, task.pretrained.head)
         signature = _signature(module.eval(), task.sample_inputs(_SAMPLES), name)
     return TorchModel(signature=signature, module=module, factory=task.factory)
 
@@ -126,21 +130,37 @@ def _plain_operators() -> Iterator[None]:
         torch.backends.mkldnn.set_flags(onednn[0])  # type: ignore[no-untyped-call]  # as above
 
 
-def _load_weights(module: nn.Module, path: Path) -> None:
+def _read_weights(path: Path) -> Mapping[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        given = load_file(path)
+        return load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise ConfigError(f"model.weights: '{path}' can't be read as a safetensors file ({error})") from error
+
+
+def _load_weights(
+    module: nn.Module, given: Mapping[str, torch.Tensor], what: str, head: tuple[str, ...] = ()
+) -> None:
+    """Fill a module; names that begin with one of ``head`` are left where the file's do not fit."""
     own = module.state_dict(keep_vars=True)
+    fresh = (
+        {
+            name
+            for name, tensor in own.items()
+            if name.startswith(head) and (name not in given or given[name].shape != tensor.shape)
+        }
+        if head
+        else set()
+    )
+    given = {name: tensor for name, tensor in given.items() if name not in fresh}
     # a file may hold a tied tensor under one of its names alone
     covered = {id(own[name]) for name in given if name in own}
     problems = [
         f"'{name}' is missing in the file"
         for name, t in own.items()
-        if name not in given and id(t) not in covered
+        if name not in given and name not in fresh and id(t) not in covered
     ]
     problems += [f"'{name}' is in the file, but not in the model" for name in given if name not in own]
     problems += [
@@ -150,7 +170,7 @@ def _load_weights(module: nn.Module, path: Path) -> None:
     ]
     if problems:
         more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-        raise ConfigError(f"model.weights: '{path}' does not fit: {'; '.join([*problems[:_SHOWN], *more])}")
+        raise ConfigError(f"model.weights: {what} does not fit: {'; '.join([*problems[:_SHOWN], *more])}")
     module.load_state_dict(given, strict=False)
 
 

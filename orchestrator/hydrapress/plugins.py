@@ -199,6 +199,11 @@ class Plugins:
         return self._merged("model", "hydrapress_models")
 
     @cached_property
+    def pretrained(self) -> Mapping[str, str]:
+        """Give models' pretrained weights: model's name -> import path."""
+        return self._merged("pretrained weights of model", "hydrapress_pretrained")
+
+    @cached_property
     def data(self) -> Mapping[str, str]:
         """Give data sets: name -> import path."""
         return self._merged("data set", "hydrapress_data")

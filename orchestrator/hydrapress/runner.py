@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .artifacts import Artifact, Model, Report
 from .context import Context
-from .errors import BackendError, HydrapressError, StageError
+from .errors import BackendError, HydrapressError, ModelError, StageError
 from .evaluation import check_invariants, evaluate
 from .keys import graph_keys, run_scope
 from .moments import (
@@ -257,7 +257,11 @@ class Runner:
             self._display.warn(node.id, f"its outputs were not compared with those of its source: {error}")
             return {}
         tolerance = self._parity.tolerance_of(product)
-        require_parity(difference, tolerance, source, product, inputs, backends)
+        try:
+            require_parity(difference, tolerance, source, product, inputs, backends)
+        except ModelError as error:
+            # the stage is at fault, not a file that the user gave
+            raise StageError(f"stage '{node.id}' ({self._origin(node)}) failed: {error}") from error
         self._display.say(node.id, f"parity with '{node.sources[0]}': {difference}")
         return dict(difference.metrics())
 

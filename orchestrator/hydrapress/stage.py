@@ -15,11 +15,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .artifacts import Artifact
 from .errors import ConfigError, PluginError
 from .settings import range_problems
+
+if TYPE_CHECKING:
+    from .plugins import Plugins
 
 __all__ = [
     "RESERVED",
@@ -101,6 +104,10 @@ class Stage:
 
     def problems(self) -> list[str]:
         """List violated rules across fields; asked only once each field is in its range."""
+        return []
+
+    def problems_with(self, plugins: Plugins) -> list[str]:
+        """List names in its fields that no installed plugin offers; the graph check asks."""
         return []
 
     def circumstances(self) -> dict[str, str]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from .scenario import Scenario
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["render_report", "result_console", "size_text"]
 
-_PIPE_WIDTH = 150
+_PIPE_WIDTH = 200
 
 
 def result_console(pipe_width: int = _PIPE_WIDTH) -> Console:
@@ -53,15 +55,43 @@ def size_text(size_bytes: float) -> str:
 
 
 def _columns(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, Any, Any]]:
-    """Choose columns: those of a measurement, and threads or batch size where they differ."""
+    """Choose columns: those of a measurement, and threads, batch size or scenario where they differ.
+
+    A single stream shows its latencies, offline shows its throughput.
+    """
     rows = list(rows)
     if not any("backend" in row for row in rows):
         names = list(dict.fromkeys(name for row in rows for name in row))
         return [(name, lambda row, n=name: row.get(n, ""), "left") for name in names]
     varying: list[tuple[str, Any, Any]] = [
         (title, lambda row, n=name: row.get(n, ""), "right")
-        for title, name in (("threads", "threads"), ("batch", "batch_size"))
+        for title, name in (("threads", "threads"), ("batch", "batch_size"), ("scenario", "scenario"))
         if len({row.get(name) for row in rows}) > 1
+    ]
+    headlines: list[tuple[str, Any, Any]] = [
+        (
+            "latency ms [95 %]",
+            lambda row: _interval(row, "latency_ms_p50", "latency_ms_ci", "{:.4f}"),
+            "right",
+        ),
+        ("p90 ms", lambda row: _number(row.get("latency_ms_p90"), "{:.4f}"), "right"),
+    ]
+    if any(row.get("scenario") == Scenario.OFFLINE for row in rows):
+        if all(row.get("scenario") == Scenario.OFFLINE for row in rows):
+            headlines = []
+        headlines.append(
+            (
+                "samples/s [95 %]",
+                lambda row: (
+                    _interval(row, "throughput_per_s", "throughput_per_s_ci", "{:,.0f}")
+                    if row.get("scenario") == Scenario.OFFLINE
+                    else ""
+                ),
+                "right",
+            )
+        )
+    energy: list[tuple[str, Any, Any]] = [
+        ("mJ/query", lambda row: _number(row.get("energy_mj_per_query"), "{:.3g}"), "right")
     ]
     quality = str(rows[0].get("metric", "quality"))
     return [
@@ -71,11 +101,8 @@ def _columns(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, Any, Any]]:
         (quality, lambda row: _number(row.get(quality), "{:.4f}"), "right"),
         ("size", lambda row: size_text(row["size_bytes"]) if "size_bytes" in row else "", "right"),
         ("smaller", lambda row: _number(row.get("size_ratio"), "{:.2f}x"), "right"),
-        (
-            "latency ms [95 %]",
-            lambda row: _interval(row, "latency_ms_p50", "latency_ms_ci", "{:.4f}"),
-            "right",
-        ),
+        *headlines,
+        *(energy if any("energy_mj_per_query" in row for row in rows) else []),
         ("speed-up [95 %]", lambda row: _interval(row, "speedup", "speedup_ci", "{:.2f}"), "right"),
         ("verdict", lambda row: row.get("verdict", "").partition(" (")[0], "left"),
     ]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from .artifacts import Factory, TorchModel
     from .moments import DataInfo
+    from .pretrained import Pretrained
 
 __all__ = ["Objective", "Split", "Splits", "Task"]
 
@@ -88,7 +89,11 @@ class Objective(ABC):
 
 @dataclass(frozen=True)
 class Task:
-    """A task, made from the config; data and objective are read when first needed."""
+    """A task, made from the config; data and objective are read when first needed.
+
+    ``weights`` is a file of the user's; ``find_pretrained`` gives what the factory's plugin
+    offers; at most one of the two is given.
+    """
 
     factory: Factory
     weights: Path | None
@@ -98,6 +103,7 @@ class Task:
     seed: int
     trust: tuple[str, ...] = ()
     objective_args: Mapping[str, Any] = field(default_factory=dict)
+    find_pretrained: Callable[[], Pretrained] | None = None
 
     @cached_property
     def splits(self) -> Splits:
@@ -108,6 +114,11 @@ class Task:
     def objective(self) -> Objective:
         """Loss and metric."""
         return self.make_objective()
+
+    @cached_property
+    def pretrained(self) -> Pretrained | None:
+        """What the factory's plugin offers, where ``model.weights`` asks for it."""
+        return self.find_pretrained() if self.find_pretrained else None
 
     def new_model(self) -> TorchModel:
         """Make the model afresh: seeded initial weights, or those of ``model.weights``.
@@ -146,10 +157,14 @@ class Task:
         """Give all of the task that a stage's result depends on, as plain JSON."""
         from .artifacts import file_sha256
 
+        weights = file_sha256(self.weights) if self.weights else None
+        if self.pretrained:
+            # told apart from the same file given by path, whose head is not left fresh
+            weights = f"pretrained {file_sha256(self.pretrained.find())}"
         return {
             "factory": self.factory.name,
             "args": dict(self.factory.args),
-            "weights": file_sha256(self.weights) if self.weights else None,
+            "weights": weights,
             "data": self.splits.digest,
             "objective": f"{type(self.objective).__module__}.{type(self.objective).__qualname__}",
             "objective_args": dict(self.objective_args),
@@ -167,6 +182,11 @@ class Task:
         """List what is wrong before any work: a weights file that is not there."""
         if self.weights is not None and not self.weights.is_file():
             return [f"model.weights: no file at '{self.weights}'; give a .safetensors file or null"]
+        if self.pretrained:
+            try:
+                self.pretrained.find()
+            except ConfigError as error:
+                return list(error.problems)
         return []
 
     def require_sound(self) -> None:

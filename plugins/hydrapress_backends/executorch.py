@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hydrapress.artifacts import ExecuTorchModel, Model
-from hydrapress.backend import Backend, Session
+from hydrapress.backend import Backend, Findings, Session
 from hydrapress.environment import hardware
 from hydrapress.errors import BackendError
 from hydrapress.quiet import quiet
@@ -48,10 +48,16 @@ class ExecuTorchXnnpack(Backend):
         """Load the program; threads are set for the whole process.
 
         Raises:
-            BackendError: If ExecuTorch refuses the file, or was built without XNNPACK.
+            BackendError: If ExecuTorch refuses the file, the batch size or the threads, or was
+                built without XNNPACK.
         """
-        if not isinstance(model, ExecuTorchModel):
-            raise BackendError(f"{self.name} runs an ExecuTorchModel, not a {type(model).__name__}")
+        model = self._own(model)
+        if model.batch_sizes and batch_size not in model.batch_sizes:
+            smallest, largest = model.batch_sizes[0], model.batch_sizes[-1]
+            raise BackendError(
+                f"the file takes batch sizes {smallest} to {largest}, not {batch_size}; measure at one of "
+                f"these, or export it with max_batch={batch_size}"
+            )
         runtime = _runtime()
         if not runtime.backend_registry.is_available("XnnpackBackend"):
             raise BackendError("the installed ExecuTorch was built without XNNPACK; pip install executorch")
@@ -61,15 +67,33 @@ class ExecuTorchXnnpack(Backend):
             with quiet():
                 portable_lib._unsafe_reset_threadpool(threads)
                 program = runtime.load_program(model.path)
-                method = program.load_method("forward")
+                method = program.load_method("forward") if "forward" in program.method_names else None
         except (RuntimeError, ValueError) as error:
             raise BackendError(f"ExecuTorch can't load '{model.path}': {error}") from error
         if method is None:
             raise BackendError(f"'{model.path}' has no method 'forward'; export it again")
+        given = portable_lib._threadpool_get_thread_count()
+        if given != threads:
+            raise BackendError(f"ExecuTorch works on {given} threads here, not on the {threads} asked for")
         wanted: dict[str, tuple[str, tuple[int | None, ...]]] = {
             spec.name: (spec.dtype, spec.shape) for spec in model.signature.inputs
         }
         return _ExecuTorchSession(program, method, InputCheck(wanted))
+
+    def inspect(self, model: Model, *, threads: int, batch_size: int) -> Findings:
+        """Read from the file which parts were given to XNNPACK, and which operators were not.
+
+        Raises:
+            BackendError: If the file can't be read.
+        """
+        from .executorch_graph import findings
+
+        return findings(self._own(model).path)
+
+    def _own(self, model: Model) -> ExecuTorchModel:
+        if not isinstance(model, ExecuTorchModel):
+            raise BackendError(f"{self.name} runs an ExecuTorchModel, not a {type(model).__name__}")
+        return model
 
 
 class _ExecuTorchSession(Session):
@@ -85,8 +109,6 @@ class _ExecuTorchSession(Session):
         return partial(self._method.execute, [self._from_numpy(values) for values in inputs])
 
     def run(self, inputs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-        import numpy as np
-
         call = self.bind(inputs)
         try:
             with quiet():
@@ -95,7 +117,7 @@ class _ExecuTorchSession(Session):
             shapes = [values.shape for values in inputs]
             raise BackendError(f"ExecuTorch failed on inputs of shapes {shapes}: {error}") from error
         # the next call writes into the same memory
-        return tuple(np.array(output) for output in outputs)
+        return tuple(output.numpy().copy() for output in outputs)
 
 
 def _runtime() -> Any:

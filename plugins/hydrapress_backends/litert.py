@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,10 @@ class LiteRTCpu(Backend):
         if not self.xnnpack:
             options["experimental_op_resolver_type"] = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         try:
-            return Interpreter(model_path=str(path), num_threads=threads, **options)
+            with warnings.catch_warnings():
+                # that keeping every tensor takes memory is what a trace is for
+                warnings.filterwarnings("ignore", message=".*experimental_preserve_all_tensors")
+                return Interpreter(model_path=str(path), num_threads=threads, **options)
         except (ValueError, RuntimeError) as error:
             raise BackendError(f"LiteRT can't load '{path}': {error}") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,9 +18,12 @@ from hydrapress.errors import BackendError
 if TYPE_CHECKING:
     import numpy as np
 
+    from .onnxruntime_providers import Provider
+
 __all__ = ["inspect_session"]
 
-_CALLS = 30
+_CALLS = 200
+_LONGEST_S = 2.0
 _WARMUP = 5
 _CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 # they move values without computing, so that a float one costs a copy at most
@@ -33,7 +37,7 @@ def inspect_session(
     open_session: Callable[[Any], Any],
     options: Any,
     inputs: Mapping[str, np.ndarray],
-    provider: str,
+    provider: Provider,
 ) -> Findings:
     """Look at the graph after optimization, and time its operators.
 
@@ -41,30 +45,57 @@ def inspect_session(
         open_session: Makes a session of the model with the options it is given.
         options: Those that the model is measured with; they are changed.
         inputs: One batch, by the model's input names.
-        provider: The execution provider that ought to take every operator.
+        provider: What ought to take every operator.
 
     Raises:
         BackendError: If the model can't be run so.
     """
     with tempfile.TemporaryDirectory(prefix="inspect-") as place:
         optimized = Path(place) / "optimized.onnx"
-        options.optimized_model_filepath = str(optimized)
+        if not provider.compiles:
+            options.optimized_model_filepath = str(optimized)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(place) / "profile")
+        session = open_session(options)
         try:
-            session = open_session(options)
-            for _ in range(_WARMUP + _CALLS):
-                session.run(None, inputs)
+            _call(session, inputs)
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-            graph = onnx.load_model(optimized, load_external_data=False).graph
+            graph = _graph(optimized)
         except Exception as error:  # its exceptions share no base but Exception
             raise BackendError(f"ONNX Runtime can't show what it made of the model: {error}") from error
     return Findings(
-        operators=dict(Counter(node.op_type for node in graph.node)),
+        operators=_operators(graph, events),
         unfused=_unfused(graph.node, {tensor.name for tensor in graph.initializer}),
-        fallbacks=_fallbacks(events, provider),
+        fallbacks=_fallbacks(events, provider.key),
         kernel_share=_kernel_share(events),
     )
+
+
+def _call(session: Any, inputs: Mapping[str, np.ndarray]) -> None:
+    until = time.monotonic() + _LONGEST_S
+    for count in range(_WARMUP + _CALLS):
+        if count > _WARMUP and time.monotonic() > until:
+            break
+        session.run(None, inputs)
+
+
+def _graph(path: Path) -> Any:
+    """Read the optimized graph; it is empty where the provider compiles its parts."""
+    if not path.exists():
+        return onnx.GraphProto()
+    return onnx.load_model(path, load_external_data=False).graph
+
+
+def _operators(graph: Any, events: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Count the operators of each kind, compiled parts as one each."""
+    if graph.node:
+        return dict(Counter(node.op_type for node in graph.node))
+    executed = {
+        (event["name"], event.get("args", {}).get("op_name", "?"))
+        for event in events
+        if event.get("cat") == "Node" and str(event["name"]).endswith("_kernel_time")
+    }
+    return dict(Counter(kind for _, kind in executed))
 
 
 def _unfused(nodes: Sequence[Any], constants: set[str]) -> tuple[str, ...]:

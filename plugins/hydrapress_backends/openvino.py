@@ -78,11 +78,15 @@ class OpenVINO(Backend):
         """
         from .openvino_graph import findings
 
+        given = zeros_like(model.signature, batch_size)
         compiled = self._compile(model, threads, batch_size, PERF_COUNT=True)
         session = _OpenVINOSession(compiled)
-        call = session.bind(zeros_like(model.signature, batch_size))
         quantized = isinstance(model, FileModel) and model.precision is Precision.INT8
-        return findings(compiled, session.request, call, quantized=quantized)
+        try:
+            return findings(compiled, session.request, session.bind(given), quantized=quantized)
+        except RuntimeError as error:
+            shapes = [values.shape for values in given]
+            raise BackendError(f"OpenVINO failed on zeros of shapes {shapes}: {error}") from error
 
     def trace(self, model: Model, inputs: tuple[np.ndarray, ...]) -> Trace:
         """Run the file with every value of its graph as an output.
@@ -131,7 +135,7 @@ class _OpenVINOSession(Session):
         names = [str(port.any_name) if port.names else f"input {i}" for i, port in enumerate(compiled.inputs)]
         self._check = InputCheck(
             {
-                name: (port.element_type.to_dtype().name, tuple(port.shape))
+                name: (port.element_type.to_dtype().name, _sides(port))
                 for name, port in zip(names, compiled.inputs, strict=True)
             }
         )
@@ -161,9 +165,12 @@ class _OpenVINOSession(Session):
         return tuple(np.array(self.request.get_output_tensor(i).data) for i in range(self._count))
 
 
+def _sides(port: Any) -> tuple[int | None, ...]:
+    return tuple(side.get_length() if side.is_static else None for side in port.partial_shape)
+
+
 def _rest(port: Any) -> list[int]:
-    sides = list(port.partial_shape)[1:]
-    return [side.get_length() if side.is_static else -1 for side in sides]
+    return [-1 if side is None else side for side in _sides(port)[1:]]
 
 
 def _read_model(path: Path) -> Any:
@@ -174,8 +181,8 @@ def _read_model(path: Path) -> Any:
 
 
 def _openvino() -> Any:
-    # its telemetry asks this variable, which stands in every continuous integration
-    os.environ.setdefault("CI", "true")
+    # its telemetry sends at import and at each conversion, unless this says so at that time
+    os.environ["CI"] = "true"
     import openvino
 
     return openvino

@@ -14,6 +14,10 @@ from hydrapress.backend import Findings, Layer, Trace
 __all__ = ["findings", "trace"]
 
 _CALLS, _WARMUP = 30, 5
+_CLOCK_US = 1.0
+"""What OpenVINO rounds each layer's time down to."""
+_UNSURE = 0.1
+"""Part of a call that rounding may hide before its operators' share is not told."""
 _IDLE = frozenset({"Input", "Output", "Const", "Reorder", "Reshape", "Convert"})
 _HEAVY = frozenset({"Convolution", "FullyConnected", "MatMul", "Deconvolution", "GroupConvolution"})
 _FLOATS = frozenset({"f32", "f16", "bf16"})
@@ -38,15 +42,32 @@ def findings(compiled: Any, request: Any, call: Callable[[], object], *, quantiz
         operators[kind] += 1
         if quantized and kind in _HEAVY and precision in _FLOATS:
             unfused.append(f"{kind} {node.get_friendly_name()}")
+    return Findings(
+        dict(operators), tuple(unfused), kernel_share=_kernel_share(request, call, operators.total())
+    )
+
+
+def _kernel_share(request: Any, call: Callable[[], object], layers: int) -> float | None:
+    """Give the part of a call spent in operators; ``None`` where the clock is too coarse to tell.
+
+    A layer's time is the average over all calls so far, the slow first ones included, in whole
+    microseconds: so totals are taken apart, and a short call can't be judged.
+    """
     for _ in range(_WARMUP):
         call()
-    spent = wall = 0.0
+    before = _total_us(request, _WARMUP)
+    started = time.perf_counter()
     for _ in range(_CALLS):
-        started = time.perf_counter()
         call()
-        wall += time.perf_counter() - started
-        spent += sum(each.real_time.total_seconds() for each in request.profiling_info)
-    return Findings(dict(operators), tuple(unfused), kernel_share=min(spent / wall, 1.0) if wall else None)
+    wall_us = (time.perf_counter() - started) * 1e6
+    spent_us = _total_us(request, _WARMUP + _CALLS) - before
+    if layers * _CLOCK_US * _CALLS > _UNSURE * wall_us:
+        return None
+    return min(max(spent_us / wall_us, 0.0), 1.0)
+
+
+def _total_us(request: Any, calls: int) -> float:
+    return calls * sum(float(each.real_time.total_seconds()) * 1e6 for each in request.profiling_info)
 
 
 def trace(core: Any, model: Any, inputs: tuple[np.ndarray, ...]) -> Trace:

@@ -28,7 +28,7 @@ class TorchCompile(TorchEager):
 
     def unavailable(self) -> str | None:
         """Say whether torch or a C++ compiler is missing."""
-        compiler = os.environ.get("CXX", "g++")
+        compiler = (os.environ.get("CXX", "").split() or ["g++"])[0]
         if shutil.which(compiler) is None and shutil.which("clang++") is None:
             return f"torch.compile needs a C++ compiler, and '{compiler}' is not there; install g++"
         return super().unavailable()
@@ -40,10 +40,13 @@ class TorchCompile(TorchEager):
             BackendError: If it is no torch model, or does not compile.
         """
         import torch
+        import torch._inductor.config
 
         from .torch_session import TorchSession, module_of, pin_torch
 
         pin_torch(threads)
+        # compiling in processes beside would go on while the model is measured
+        torch._inductor.config.compile_threads = 1
         session = TorchSession(torch.compile(module_of(model, self.name), dynamic=False))
         session.run(zeros_like(model.signature, batch_size))
         return session
@@ -66,7 +69,8 @@ def _graph_breaks(module: torch.nn.Module, inputs: tuple[np.ndarray, ...]) -> Fi
     try:
         torch._dynamo.reset()
         # torch marks it private only by the module's name; its documentation sends users there
-        about = torch._dynamo.explain(module)(*map(torch.from_numpy, inputs))
+        with torch.inference_mode():
+            about = torch._dynamo.explain(module)(*map(torch.from_numpy, inputs))
     except Exception as error:  # the compiler lets through whatever the module raises
         raise BackendError(f"torch.compile can't explain the module: {error}") from error
     reasons = tuple(f"graph break {reason.reason}" for reason in about.break_reasons)

@@ -96,13 +96,17 @@ def _rounded(tensors: Mapping[str, StoredTensor], settings: OnnxFloat16) -> dict
     return {
         name: StoredTensor(convert_np_to_float16(t.values, settings.smallest, settings.largest))
         for name, t in tensors.items()
-        if t.values.dtype == np.float32
+        if t.values.dtype == np.float32 and t.values.ndim
     }
 
 
 def _warn_of_clamped(tensors: Mapping[str, StoredTensor], settings: OnnxFloat16, context: Context) -> None:
-    """Tell of constants that float16 can't hold and that are moved to the nearest number that it can."""
-    sizes = {name: np.abs(t.values) for name, t in tensors.items() if t.values.dtype == np.float32}
+    """Tell of weights that float16 can't hold and that are moved to the nearest number that it can.
+
+    Single numbers stay out: what masks put in place of minus infinity does as well when clamped.
+    """
+    sizes = {n: np.abs(t.values) for n, t in tensors.items() if t.values.dtype == np.float32}
+    sizes = {name: values for name, values in sizes.items() if values.size > 1}
     large = {name: int((v > settings.largest).sum()) for name, v in sizes.items()}
     small = {name: int(((v != 0) & (v < settings.smallest)).sum()) for name, v in sizes.items()}
     context.log("clamped_weights", sum(large.values()) + sum(small.values()))
@@ -113,4 +117,4 @@ def _warn_of_clamped(tensors: Mapping[str, StoredTensor], settings: OnnxFloat16,
         total = sum(counts.values())
         if total:
             worst = max(counts, key=lambda name: counts[name])
-            context.warn(f"{total} constants {what}; most of them ({counts[worst]}) in '{worst}'")
+            context.warn(f"{total} weights {what}; most of them ({counts[worst]}) in '{worst}'")

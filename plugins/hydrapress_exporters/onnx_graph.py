@@ -106,6 +106,11 @@ def _by_transformer_optimizer(source: Path, settings: OnnxGraph) -> onnx.ModelPr
     )
     rewritten.topological_sort(is_deterministic=True)
     proto: onnx.ModelProto = rewritten.model
+    declared = {entry.domain for entry in proto.opset_import}
+    used = {node.domain for node in proto.graph.node}
+    proto.opset_import.extend(
+        onnx.helper.make_opsetid(domain, 1) for domain in sorted(used - declared) if domain
+    )
     return proto
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,9 @@ __all__ = ["export_openvino"]
 
 _MACHINE = re.compile(rb"\s*<rt_info>(?:(?!<rt_info>).)*</rt_info>(?=\s*</net>)", re.DOTALL)
 """The graph's own remarks: OpenVINO's build, and how the model was converted."""
+
+_COUNTED = re.compile(rb'(<layer id="\d+" name=")(\w+)_\d+(" type=")(\w+)(?=")')
+"""A layer that OpenVINO named after its type and how many it made before, in this process."""
 
 
 def export_openvino(model: TorchModel | OnnxModel, precision: Precision, context: Context) -> OpenVINOModel:
@@ -93,7 +97,8 @@ def _converted(model: Model, context: Context) -> Any:
 
 
 def _name(graph: Any, signature: Signature) -> None:
-    """Give inputs and outputs the model's own names."""
+    """Give inputs and outputs the model's own names, and the graph one that does not count models."""
+    graph.set_friendly_name("model")
     for ports, specs in ((graph.inputs, signature.inputs), (graph.outputs, signature.outputs)):
         for port, spec in zip(ports, specs, strict=True):
             port.get_tensor().set_names({spec.name})
@@ -106,7 +111,21 @@ def _save(graph: Any, path: Path, precision: Precision) -> None:
         openvino.save_model(graph, str(path), compress_to_fp16=precision is Precision.FLOAT16)
     except RuntimeError as error:
         raise ModelError(f"{path}: OpenVINO can't write the model: {first_line(error)}") from error
-    path.write_bytes(_MACHINE.sub(b"", path.read_bytes()))
+    path.write_bytes(_renumbered(_MACHINE.sub(b"", path.read_bytes())))
+
+
+def _renumbered(xml: bytes) -> bytes:
+    """Count layers without a name of their own from the file's first one on, type by type."""
+    seen: Counter[bytes] = Counter()
+
+    def rename(found: re.Match[bytes]) -> bytes:
+        start, name, middle, kind = found.groups()
+        if name != kind and (name, kind) != (b"Constant", b"Const"):
+            return found[0]
+        seen[kind] += 1
+        return b"%s%s_%d%s%s" % (start, name, seen[kind], middle, kind)
+
+    return _COUNTED.sub(rename, xml)
 
 
 def _with_names(read: Signature, wanted: Signature) -> Signature:

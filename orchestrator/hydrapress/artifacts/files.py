@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -85,6 +86,12 @@ class FileModel(Model):
         """
         raise NotImplementedError(f"{cls.__name__} does not say how to open a file")
 
+    @classmethod
+    def _opened(cls, path: Path, signature: Signature, precision: Precision) -> Self:
+        batches = {spec.shape[0] for spec in signature.inputs if spec.shape}
+        fixed = tuple(sorted(size for size in batches if size is not None))[:1]
+        return cls(signature=signature, path=path, precision=precision, batch_sizes=fixed, params=0, macs=0)
+
     def save(self, folder: Path) -> None:
         """Copy the file and write what describes it."""
         digests = {}
@@ -137,16 +144,50 @@ class FileModel(Model):
 
 @dataclass(frozen=True)
 class OnnxModel(FileModel):
-    """An ONNX file."""
+    """An ONNX file.
+
+    Attributes:
+        externals: Files that hold its tensors, of a file from elsewhere; ``save`` takes them in.
+    """
 
     format: ClassVar[str] = "onnx"
     file_name: ClassVar[str] = "model.onnx"
+    externals: tuple[Path, ...] = field(default=(), kw_only=True, compare=False)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file and those that hold its tensors."""
+        return (self.path, *self.externals)
+
+    def save(self, folder: Path) -> None:
+        """Write one file, even where the tensors lay in others.
+
+        Raises:
+            ModelError: If the whole is too large for one file, or a tensor can't be read.
+        """
+        if not self.externals:
+            super().save(folder)
+            return
+        from hydrapress.files.onnx_about import write_single_file
+
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".whole-") as place:
+            whole = Path(place) / self.file_name
+            write_single_file(self.path, whole)
+            replace(self, path=whole, externals=()).save(folder)
 
     def read_tensors(self) -> dict[str, StoredTensor]:
         """Read initializers, with scale and zero point where they are quantized."""
         from hydrapress.files.onnx_file import read_tensors
 
         return read_tensors(self.path)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Take an ONNX file from anywhere; see ``FileModel.open``."""
+        from hydrapress.files.onnx_about import read_about
+
+        about = read_about(path)
+        return replace(cls._opened(path, about.signature, about.precision), externals=about.externals)
 
 
 @dataclass(frozen=True)
@@ -161,6 +202,19 @@ class TFLiteModel(FileModel):
         from hydrapress.files.tflite_file import read_tensors
 
         return read_tensors(self.path)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Take a TFLite file from anywhere; see ``FileModel.open``.
+
+        Raises:
+            BackendError: If the extra ``tflite`` is not installed.
+        """
+        from hydrapress.files.tflite_about import read_about
+
+        about = read_about(path)
+        opened = cls._opened(path, about.signature, about.precision)
+        return replace(opened, batch_sizes=about.batch_sizes)
 
 
 @dataclass(frozen=True)
@@ -180,9 +234,10 @@ class OpenVINOModel(FileModel):
     @classmethod
     def open(cls, path: Path) -> Self:
         """Take an IR from anywhere; see ``FileModel.open``."""
-        from hydrapress.files.openvino_file import precision_of, read_signature
+        from hydrapress.files.openvino_file import precision_of, read_signature, require_weights
 
-        return cls(signature=read_signature(path), path=path, precision=precision_of(path), params=0, macs=0)
+        require_weights(path)
+        return cls._opened(path, read_signature(path), precision_of(path))
 
 
 @dataclass(frozen=True)
@@ -191,6 +246,26 @@ class ExecuTorchModel(FileModel):
 
     format: ClassVar[str] = "executorch"
     file_name: ClassVar[str] = "model.pte"
+
+    def read_tensors(self) -> dict[str, StoredTensor]:
+        """Refuse: a program keeps its constants packed and without names.
+
+        Raises:
+            ModelError: Always.
+        """
+        raise ModelError(
+            f"{self.path}: an ExecuTorch program packs its constants for its delegates, so that they can't "
+            "be read back by name; look at the model that it was exported from"
+        )
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Take an ExecuTorch program from anywhere; see ``FileModel.open``."""
+        from hydrapress.files.executorch_file import read_about
+
+        about = read_about(path)
+        opened = cls._opened(path, about.signature, about.precision)
+        return replace(opened, batch_sizes=about.batch_sizes)
 
 
 @dataclass(frozen=True)
@@ -205,6 +280,13 @@ class ExportedModel(FileModel):
         from hydrapress.files.program_file import read_tensors
 
         return read_tensors(self.path)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Take a program from anywhere; see ``FileModel.open``. Nothing in it is executed."""
+        from hydrapress.files.program_file import precision_of, read_signature
+
+        return cls._opened(path, read_signature(path), precision_of(path))
 
 
 @dataclass(frozen=True)

@@ -89,13 +89,20 @@ def _print(found: dict[str, Any]) -> None:
     console.print(machine)
 
     backends = Table(title="Backends", title_justify="left")
-    for column in ("backend", "takes", "state", "version", "device"):
+    for column in ("backend", "takes", "version", "device"):
         backends.add_column(column)
     for each in found["backends"]:
-        state = "available" if each["problem"] is None else each["problem"]
-        cells = (each["name"], ", ".join(each["formats"]), state, each["version"], each["device"])
-        backends.add_row(*cells)
+        if each["problem"] is None:
+            backends.add_row(each["name"], ", ".join(each["formats"]), each["version"], each["device"])
     console.print(backends)
+    absent = Table(title="Backends that can't be used here", title_justify="left")
+    for column in ("backend", "takes", "why, and what to do"):
+        absent.add_column(column)
+    for each in found["backends"]:
+        if each["problem"] is not None:
+            absent.add_row(each["name"], ", ".join(each["formats"]), each["problem"])
+    if absent.row_count:
+        console.print(absent)
 
     if found["broken_plugins"]:
         broken = Table(title="Broken plugin packages (skipped)", title_justify="left")

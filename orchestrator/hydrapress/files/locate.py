@@ -178,8 +178,10 @@ def _fit(parameter: np.ndarray, name: str, values: np.ndarray) -> TensorLocation
         if tuple(parameter.shape[axis] for axis in axes) == values.shape
     ]
     for axes in orders:
-        # a file of half precision holds the parameter rounded
-        if np.array_equal(np.transpose(parameter, axes).astype(values.dtype), values):
+        # a file of half precision holds the parameter rounded; what is too large for it is no match
+        with np.errstate(over="ignore"):
+            rounded = np.transpose(parameter, axes).astype(values.dtype)
+        if np.array_equal(rounded, values):
             return TensorLocation(name, axes)
     if parameter.ndim < 2:
         return None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from hydrapress.errors import ModelError
 from hydrapress.invariants import StoredTensor
 
+from .external_data import read_external
 from .operators import Operators
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-__all__ = ["MAX_BYTES", "count_operators", "parse_onnx", "read_tensors"]
+__all__ = ["MAX_BYTES", "count_operators", "parse_onnx", "read_tensors", "reading_onnx"]
 
 MAX_BYTES = 2**31 - 1
 """protobuf's own limit; a file that is larger keeps its tensors elsewhere."""
@@ -55,8 +56,7 @@ def parse_onnx(path: Path) -> ModelProto:
     """Parse an ONNX file that may come from anywhere.
 
     Raises:
-        ModelError: If it can't be read, is too large, is no whole ONNX model, or keeps
-            tensors in other files.
+        ModelError: If it can't be read, is too large, or is no whole ONNX model.
     """
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
@@ -92,10 +92,11 @@ def read_tensors(path: Path) -> dict[str, StoredTensor]:
     shaped to broadcast against the values.
 
     Raises:
-        ModelError: If the file is not whole, or a tensor lies outside of it or is malformed.
+        ModelError: If the file is not whole, a tensor is malformed, or it lies in another file
+            that is missing or outside of the model's folder.
     """
     model = parse_onnx(path)
-    with _reading(path):
+    with reading_onnx(path):
         arrays = _constants(path, model)
         tensors = {name: StoredTensor(values) for name, values in arrays.items()}
         for node in model.graph.node:
@@ -118,12 +119,12 @@ def count_operators(path: Path) -> Operators:
         ModelError: If the file is not whole.
     """
     graph = parse_onnx(path).graph
-    with _reading(path):
+    with reading_onnx(path):
         return _sorted_operators(graph)
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading_onnx(path: Path) -> Iterator[None]:
     """Turn what broken values raise, such as names that are no UTF-8, into a ModelError."""
     try:
         yield
@@ -172,12 +173,11 @@ def _constants(path: Path, model: ModelProto) -> dict[str, np.ndarray]:
 def _array(path: Path, tensor: TensorProto) -> np.ndarray:
     from onnx import TensorProto, numpy_helper
 
-    if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-        raise ModelError(
-            f"{path}: tensor '{tensor.name}' lies in another file; only models in a single file are read. "
-            "Save it with save_as_external_data=False"
-        )
+    data = read_external(path, tensor)
     try:
+        if data is not None:
+            whole = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=data)
+            tensor = whole
         values: np.ndarray = numpy_helper.to_array(tensor)
     except (ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
         raise ModelError(f"{path}: tensor '{tensor.name}' is malformed ({error})") from error

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-__all__ = ["precision_of", "read_signature", "read_tensors"]
+__all__ = ["precision_of", "read_signature", "read_tensors", "require_weights"]
 
 MAX_XML_BYTES = 2**28
 _DTYPES = {
@@ -90,7 +90,22 @@ def precision_of(path: Path) -> Precision:
                 sizes[kind] = sizes.get(kind, 0) + int(layer.data.get("size", 0))
         if sizes.get("i8", 0) + sizes.get("u8", 0) > sizes.get("f32", 0):
             return Precision.INT8
-        return Precision.FLOAT16 if sizes.get("f16", 0) > sizes.get("f32", 0) else Precision.FLOAT32
+        halves = {"f16": Precision.FLOAT16, "bf16": Precision.BFLOAT16}
+        largest = max(("f32", *halves), key=lambda kind: sizes.get(kind, 0))
+        return halves.get(largest, Precision.FLOAT32)
+
+
+def require_weights(path: Path) -> None:
+    """Refuse a graph whose constants are not all inside the file beside it.
+
+    Raises:
+        ModelError: It names the constant, or the file that is missing.
+    """
+    with _reading(path):
+        weights = _weights(path)
+        for layer in _layers(path).values():
+            if layer.kind == "Const":
+                _extent(path, layer, weights)
 
 
 @contextmanager
@@ -99,7 +114,7 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ModelError(f"{path}: can't be read ({error})") from error
-    except (ValueError, KeyError, IndexError, OverflowError) as error:
+    except (ValueError, KeyError, IndexError, OverflowError, TypeError, RecursionError) as error:
         raise ModelError(f"{path}: is no whole OpenVINO graph ({error!r}); convert it again") from error
 
 
@@ -108,9 +123,10 @@ def _layers(path: Path) -> dict[str, _Layer]:
 
     if path.stat().st_size > MAX_XML_BYTES:
         raise ModelError(f"{path}: has more than {MAX_XML_BYTES} bytes")
-    text = path.read_bytes()
+    # as text, so that no other encoding hides what is looked for
+    text = path.read_bytes().decode("utf-8")
     # entities are how a small file becomes a large one, or reaches for another file
-    if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise ModelError(f"{path}: declares a document type or entities, which OpenVINO never writes")
     try:
         root = fromstring(text)
@@ -150,22 +166,34 @@ def _weights(path: Path) -> np.ndarray:
     return np.memmap(place, dtype=np.uint8, mode="r")
 
 
-def _constant(path: Path, layer: _Layer, weights: np.ndarray) -> np.ndarray | None:
-    import numpy as np
-
-    if layer.kind != "Const" or layer.data.get("element_type") not in _DTYPES:
-        return None
-    shape = tuple(int(side) for side in layer.data.get("shape", "").split(",") if side.strip())
+def _extent(path: Path, layer: _Layer, weights: np.ndarray) -> tuple[int, int]:
     offset, size = int(layer.data["offset"]), int(layer.data["size"])
-    dtype = np.dtype(_DTYPES[layer.data["element_type"]])
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size:
-        raise ModelError(f"{path}: '{layer.name}' has {size} bytes, its shape {shape} asks for others")
-    if offset < 0 or offset + size > weights.size:
+    if min(offset, size) < 0 or offset + size > weights.size:
         raise ModelError(
             f"{path}: '{layer.name}' lies at bytes {offset} to {offset + size} of a file of {weights.size}; "
             "convert the model again"
         )
-    return np.frombuffer(weights[offset : offset + size].tobytes(), dtype=dtype).reshape(shape)
+    return offset, size
+
+
+def _constant(path: Path, layer: _Layer, weights: np.ndarray) -> np.ndarray | None:
+    import numpy as np
+
+    kind = layer.data.get("element_type", "")
+    if layer.kind != "Const" or kind not in {*_DTYPES, "i4", "u4"}:
+        return None
+    shape = tuple(int(side) for side in layer.data.get("shape", "").split(",") if side.strip())
+    offset, size = _extent(path, layer, weights)
+    count, raw = math.prod(shape), np.asarray(weights[offset : offset + size])
+    dtype = np.dtype(_DTYPES.get(kind, "uint8"))
+    wanted = count * dtype.itemsize if kind in _DTYPES else (count + 1) // 2
+    if min(shape, default=0) < 0 or wanted != size:
+        raise ModelError(f"{path}: '{layer.name}' has {size} bytes, its shape {shape} asks for {wanted}")
+    if kind in _DTYPES:
+        return np.frombuffer(raw.tobytes(), dtype=dtype).reshape(shape)
+    # two a byte, the low half first
+    pairs = np.stack([raw & 0x0F, raw >> 4], axis=-1).reshape(-1)[:count].reshape(shape)
+    return pairs if kind == "u4" else np.where(pairs > 7, pairs.astype(np.int8) - 16, pairs).astype(np.int8)
 
 
 def _stored(layers: Mapping[str, _Layer], id_: str, values: Mapping[str, np.ndarray]) -> StoredTensor:
@@ -176,9 +204,11 @@ def _stored(layers: Mapping[str, _Layer], id_: str, values: Mapping[str, np.ndar
     if array.dtype.kind not in "iu":
         return StoredTensor(array)
     zero_point: np.ndarray | int = 0
-    layer = layers[id_]
-    while len(layer.takers) == 1:
+    layer, seen = layers[id_], {id_}
+    # a broken graph may lead in a circle
+    while len(layer.takers) == 1 and layer.takers[0] not in seen:
         layer, before = layers[layer.takers[0]], layer
+        seen.add(layer.id)
         if layer.kind == "Convert":
             continue
         other = next(

@@ -94,7 +94,9 @@ def precision_of(path: Path) -> Precision:
         if _quantizes(archive):
             return Precision.INT8
         kinds = (Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16)
-        sizes = {kind: sum(len(t.data) for t in archive.state.values() if t.dtype == kind.value) for kind in kinds}
+        sizes = {
+            kind: sum(len(t.data) for t in archive.state.values() if t.dtype == kind.value) for kind in kinds
+        }
         # the first of equals, so float32 where nothing speaks against it
         return max(kinds, key=lambda kind: sizes[kind])
 
@@ -133,4 +135,4 @@ def _array(tensor: RawTensor) -> np.ndarray:
     steps = tuple(step * dtype.itemsize for step in tensor.strides)
     values = np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, steps, writeable=False)
     # bfloat16 is the upper half of float32
-    return (values.astype(np.uint32) << 16).view(np.float32) if half else np.ascontiguousarray(values)
+    return (values.astype(np.uint32) << 16).view(np.float32) if half else np.array(values, order="C")

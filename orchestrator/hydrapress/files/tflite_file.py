@@ -156,8 +156,8 @@ def _stored(path: Path, tensor: Any, values: np.ndarray) -> StoredTensor:
             return array.reshape(())
         if not 0 <= axis < values.ndim or values.shape[axis] != array.size:
             raise ModelError(
-                f"{path}: tensor '{tensor_name(tensor)}' has {array.size} scales or zero points, which do not "
-                f"fit axis {axis} of its shape {values.shape}"
+                f"{path}: tensor '{tensor_name(tensor)}' has {array.size} scales or zero points, which do "
+                f"not fit axis {axis} of its shape {values.shape}"
             )
         shape = [1] * values.ndim
         shape[axis] = -1

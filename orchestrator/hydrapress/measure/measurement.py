@@ -1,6 +1,6 @@
 """Measure: latency, speed-up, memory, load time, size and quality of models on backends.
 
-One worker process a (model, backend, threads, batch size), so that no two runtimes share a
+One worker process a (model, backend, threads, batch size, scenario), so that no two runtimes share a
 process; a token passes between them, so that one works at a time, in random order. The unit
 of statistics is the start. A model that can't be measured is a row that says why.
 """
@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hydrapress.environment import hardware, load_average
+from hydrapress.environment import hardware, load_average, machine_settings
 from hydrapress.errors import BackendError, HydrapressError, near_names
+from hydrapress.scenario import Scenario
 from hydrapress.task import Split, Task
 
 from .protocol import MeasurementProtocol, Row
 from .rows import Circumstances, rows_of
-from .start import Candidate, run_start
+from .start import Candidate, Share, run_start
 from .worker import Setup, class_path
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def measure(
     protocol: MeasurementProtocol,
     *,
     context: Context,
+    options: Mapping[str, Mapping[str, str]] | None = None,
 ) -> list[Row]:
     """Measure every model on every backend that takes its format.
 
@@ -66,27 +68,36 @@ def measure(
         models: By name. Speed-ups are against the first that runs on the same backend,
             size ratios against the first of all.
         backends: The runtimes; one that is not available gives rows with a problem.
-        protocol: Starts, rounds, threads, batch sizes.
+        protocol: Starts, rounds, threads, batch sizes, scenarios.
         context: Gives the task, progress and the cancel check; is told each row.
+        options: Of backends, by the backend's name.
 
     Returns:
-        A row for each (model, backend, threads, batch size) that fits, failed ones too.
+        A row for each (model, backend, threads, batch size, scenario) that fits, failed ones too.
 
     Raises:
+        ConfigError: If a backend has no such option.
         KeyboardInterrupt: If the user asked to stop; every worker is ended first.
     """
-    groups = [(threads, size) for threads in protocol.threads for size in protocol.batch_sizes]
+    groups = [
+        (threads, size, scenario)
+        for scenario in protocol.scenarios
+        for threads in protocol.threads
+        for size in protocol.batch_sizes
+    ]
+    chosen = options or {}
+    backends = [backend.configured(chosen.get(backend.name, {})) for backend in backends]
     deadline = None if protocol.max_seconds is None else time.monotonic() + protocol.max_seconds
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="measure-", dir=context.scratch) as place:
-        bench = _prepare(models, backends, protocol, context, Path(place))
+        bench = _prepare(models, backends, chosen, protocol, context, Path(place))
         steps = protocol.starts * protocol.rounds
         with context.progress("measuring", len(groups) * steps) as bar:
-            for index, (threads, size) in enumerate(groups):
+            for index, circumstance in enumerate(groups):
                 share = None
                 if deadline is not None:
                     share = (deadline - time.monotonic()) / (len(groups) - index)
-                group = bench.measure_group(threads, size, share, _Progress(bar, index * steps))
+                group = bench.measure_group(*circumstance, share, _Progress(bar, index * steps))
                 for row in group:
                     context.services.measured(context.stage_id, row)
                 rows += group
@@ -115,6 +126,7 @@ class _Bench:
     models: Mapping[str, Model]
     saved: Mapping[str, Path | str]
     backends: Sequence[Backend]
+    options: Mapping[str, Mapping[str, str]]
     inputs: tuple[str, ...]
     about: Circumstances
     protocol: MeasurementProtocol
@@ -122,37 +134,46 @@ class _Bench:
     folder: Path
 
     def measure_group(
-        self, threads: int, batch_size: int, seconds: float | None, progress: _Progress
+        self,
+        threads: int,
+        batch_size: int,
+        scenario: Scenario,
+        seconds: float | None,
+        progress: _Progress,
     ) -> list[Row]:
-        """Measure all candidates at one thread count and batch size, interleaved."""
+        """Measure all candidates in one circumstance, interleaved."""
         protocol = self.protocol
-        candidates = self._candidates(threads, batch_size)
-        about = replace(self.about, load_average=load_average())
-        rng = random.Random(f"{protocol.seed}/{threads}/{batch_size}")
+        candidates = self._candidates(threads, batch_size, scenario)
+        about = replace(self.about, load_average=load_average(), settings=machine_settings())
+        rng = random.Random(f"{protocol.seed}/{threads}/{batch_size}/{scenario}")
         wanted, taken, began = protocol.starts, 0, time.monotonic()
         while taken < wanted and any(c.problem is None for c in candidates):
+            running = [c for c in candidates if c.problem is None]
             with tempfile.TemporaryDirectory(dir=self.folder) as folder:
                 start_began = time.monotonic()
                 run_start(
-                    [c for c in candidates if c.problem is None],
-                    rounds=protocol.rounds,
+                    running,
+                    share=_share(running, protocol, wanted - taken, began, seconds),
                     block_ns=int(protocol.block_ms * 1e6),
                     rng=rng,
                     folder=Path(folder),
                     check_cancelled=self.context.check_cancelled,
                     round_done=progress.round_done,
+                    time_limit_s=protocol.time_limit_s,
                 )
             taken += 1
+            if taken == 1:
+                # what is wrong with the outputs is so at every start
+                for candidate in running:
+                    self._judge(candidate)
             if seconds is not None:
                 # judged anew after each start: the first also ran the whole test split
                 now = time.monotonic()
                 affordable = taken + int((seconds - (now - began)) / (now - start_began))
                 wanted = min(protocol.starts, max(affordable, protocol.least_starts, taken))
-        for candidate in candidates:
-            self._check_outputs(candidate)
         return rows_of(candidates, protocol, about)
 
-    def _candidates(self, threads: int, batch_size: int) -> list[Candidate]:
+    def _candidates(self, threads: int, batch_size: int, scenario: Scenario) -> list[Candidate]:
         found: list[Candidate] = []
         for backend in self.backends:
             reason = backend.unavailable()
@@ -175,6 +196,8 @@ class _Bench:
                         warmup=self.protocol.warmup,
                         trust=self.context.task.trust,
                         sys_path=tuple(sys.path),
+                        scenario=scenario,
+                        options=dict(self.options.get(backend.name, {})),
                     ),
                     problem=saved if isinstance(saved, str) else reason,
                 )
@@ -190,18 +213,57 @@ class _Bench:
                 sound.setdefault(candidate.backend.name, []).append(candidate)
         return [replace(group[0], twin=True, starts=[]) for group in sound.values()]
 
-    def _check_outputs(self, candidate: Candidate) -> None:
-        outputs, samples = candidate.outputs, len(self.about.targets)
-        if outputs is not None and len(outputs) != samples:
+    def _judge(self, candidate: Candidate) -> None:
+        """Take the quality of a candidate's outputs, or say what is wrong with them."""
+        outputs, about = candidate.outputs, self.about
+        if outputs is None or candidate.problem is not None:
+            return
+        samples = len(about.targets)
+        kinds = (("NaN", candidate.nan_samples), ("infinity", candidate.infinite_samples))
+        bad = [f"{name} for {count:,} of {samples:,} samples" for name, count in kinds if count]
+        if outputs.ndim == 0 or len(outputs) != samples:
+            rows = len(outputs) if outputs.ndim else 1
             candidate.problem = (
-                f"its first output has {len(outputs)} rows for the {samples} samples of the test split; "
+                f"its first output has {rows} rows for the {samples} samples of the test split; "
                 "the batch must be the first axis"
             )
+        elif outputs.dtype.kind not in "fiub":
+            candidate.problem = f"its first output holds {outputs.dtype.name}, which are no real numbers"
+        elif bad:
+            candidate.problem = f"its outputs hold {' and '.join(bad)}"
+        else:
+            try:
+                candidate.quality = float(about.objective.quality(outputs, about.targets))
+            except Exception as error:  # an objective may be the user's own
+                candidate.problem = (
+                    f"its first output, {outputs.dtype.name} of shape {outputs.shape}, can't be judged by "
+                    f"'{about.objective.metric}': {type(error).__name__}: {error}"
+                )
+
+
+def _share(
+    running: Sequence[Candidate],
+    protocol: MeasurementProtocol,
+    starts_left: int,
+    began: float,
+    seconds: float | None,
+) -> Share:
+    """Give the next start its part of what every candidate still owes the protocol."""
+    taken = [(sum(s.elapsed_ns for s in c.starts) / 1e9, sum(s.calls for s in c.starts)) for c in running]
+    least_s = min((elapsed_s for elapsed_s, _ in taken), default=0.0)
+    least_calls = min((calls for _, calls in taken), default=0)
+    return Share(
+        protocol.rounds,
+        max(0.0, protocol.min_seconds - least_s) / starts_left,
+        -(-max(0, protocol.min_queries - least_calls) // starts_left),
+        None if seconds is None else began + seconds,
+    )
 
 
 def _prepare(
     models: Mapping[str, Model],
     backends: Sequence[Backend],
+    options: Mapping[str, Mapping[str, str]],
     protocol: MeasurementProtocol,
     context: Context,
     folder: Path,
@@ -220,8 +282,10 @@ def _prepare(
         except (HydrapressError, OSError) as error:
             saved[model_id] = f"the model can't be saved: {error}"
     inputs, targets = _write_test_split(context.task, folder)
-    about = Circumstances(hardware(), load_average(), sizes, context.task.objective, targets)
-    return _Bench(models, saved, backends, inputs, about, protocol, context, folder)
+    about = Circumstances(
+        hardware(), machine_settings(), load_average(), sizes, context.task.objective, targets
+    )
+    return _Bench(models, saved, backends, options, inputs, about, protocol, context, folder)
 
 
 def _write_test_split(task: Task, folder: Path) -> tuple[tuple[str, ...], np.ndarray]:

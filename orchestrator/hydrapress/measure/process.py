@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WorkerProcess", "worker_environment"]
 
+_WORKER = "import sys; from hydrapress.measure.worker import main; sys.exit(main())"
 _POLL_S = 0.2
 _GRACE_S = 5.0
 _LAST_WORDS = 500
@@ -80,7 +81,7 @@ class WorkerProcess:
         with log.open("wb") as stderr:
             # -P: a file in the working folder must not stand in for a library
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "hydrapress.measure.worker"],
+                [sys.executable, "-P", "-c", _WORKER],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

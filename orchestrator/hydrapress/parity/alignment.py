@@ -8,6 +8,7 @@ either model may have no counterpart; that alone is no fault.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["Match", "align", "informative"]
 
 _MOST_AXES = 5
-_LOOSE = 0.5
-"""A tolerance above this says nothing of single values; then the cosine alone decides."""
+_ALIKE = 0.9
+"""Cosine from which on values of coarse arithmetic may be the same."""
+_COARSE_REACH = 0.5
+"""How far apart the lengths of such values may be, relative to the longer one."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +37,20 @@ class Match:
         source: The source value's name.
         distance: Largest difference, relative to the source's largest value.
         cosine: Cosine between both.
-        agrees: Whether that is within the tolerance.
+        error: Length of the difference, relative to the length of the source's values.
+        agrees: Whether the largest difference and the cosine are within the tolerance.
     """
 
     source: str
     distance: float
     cosine: float
+    error: float
     agrees: bool
 
 
 def informative(values: np.ndarray) -> bool:
     """Tell whether numbers can tell a value from others: real ones that are not all alike."""
-    return values.dtype.kind == "f" and values.size > 1 and bool(np.ptp(values) > 0 or np.isnan(values).any())
+    return values.dtype.kind == "f" and values.size > 1 and bool((values != values.flat[0]).any())
 
 
 def align(
@@ -75,7 +80,9 @@ def align(
         candidates = by_size.get(values.size, [])
         same_name = [name] if name in candidates else []
         norm = _norm(values)
-        likely = [c for c in candidates if c not in same_name and _similar(norms[c], norm, tolerance)]
+        # activations of different layers may look alike to a loose eye; then a name is worth more
+        others = [] if tolerance.is_coarse and same_name else candidates
+        likely = [c for c in others if c not in same_name and _similar(norms[c], norm, tolerance)]
         best: Match | None = None
         for candidate in (*same_name, *likely):
             match = _best(candidate, source[candidate], values, near)
@@ -89,14 +96,14 @@ def align(
 
 
 def _is_near(tolerance: Tolerance) -> Callable[[float, float], bool]:
-    if tolerance.max_relative > _LOOSE:
-        return lambda distance, alike: alike >= tolerance.least_cosine
+    if tolerance.is_coarse:
+        return lambda distance, alike: alike >= min(tolerance.least_cosine, _ALIKE)
     return lambda distance, alike: distance <= tolerance.max_relative and alike >= tolerance.least_cosine
 
 
 def _similar(norm: float, other: float, tolerance: Tolerance) -> bool:
     """Spare comparing values that can't be the same: an order of axes keeps the norm."""
-    reach = _LOOSE if tolerance.max_relative > _LOOSE else max(10 * tolerance.max_relative, 1e-3)
+    reach = _COARSE_REACH if tolerance.is_coarse else max(10 * tolerance.max_relative, 1e-3)
     return abs(norm - other) <= reach * max(norm, other)
 
 
@@ -107,17 +114,28 @@ def _better(match: Match, best: Match) -> bool:
 def _best(
     name: str, source: np.ndarray, target: np.ndarray, near: Callable[[float, float], bool]
 ) -> Match | None:
-    scale = float(np.abs(source).max()) or 1.0
     best: Match | None = None
     for view in _views(source, target.shape):
-        distance = float(np.abs(view.astype(np.float64) - target).max()) / scale
-        alike = cosine(view, target)
-        match = Match(name, distance, alike, near(distance, alike))
+        match = _measure(name, view, target, near)
         if best is None or _better(match, best):
             best = match
         if match.agrees:
             break
     return best
+
+
+def _measure(
+    name: str, source: np.ndarray, target: np.ndarray, near: Callable[[float, float], bool]
+) -> Match:
+    # masks are infinite in both models; an infinity or NaN of one alone is no match at all
+    finite = np.isfinite(source) & np.isfinite(target)
+    if not (finite | (source == target)).all():
+        return Match(name, math.inf, 0.0, math.inf, agrees=False)
+    a, b = (np.where(finite, each, 0.0).astype(np.float64) for each in (source, target))
+    distance = float(np.abs(a - b).max()) / (float(np.abs(a).max()) or 1.0)
+    alike = cosine(a, b)
+    error = _norm(a - b) / (_norm(a) or 1.0)
+    return Match(name, distance, alike, error, near(distance, alike))
 
 
 def _views(values: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
@@ -136,4 +154,4 @@ def _views(values: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
 
 
 def _norm(values: np.ndarray) -> float:
-    return float(np.linalg.norm(values.astype(np.float64).ravel()))
+    return float(np.linalg.norm(np.where(np.isfinite(values), values, 0.0).astype(np.float64).ravel()))

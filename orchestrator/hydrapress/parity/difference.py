@@ -26,7 +26,8 @@ class Difference:
         cosine: Smallest cosine between an expected output and the actual one, -1..1, each
             over the whole batch.
         top1_agreement: Part of the samples whose largest value has the same place, 0..1, in
-            the first output that is a table of scores; ``None`` where there is none.
+            the first output that is a table of scores; ``None`` where there is none, or a
+            score is not finite.
         kl: Kullback-Leibler divergence of the actual class probabilities (softmax of those
             scores) from the expected ones, mean over samples, in nats; ``None`` likewise.
         nonfinite: Values that are NaN or infinite although a finite one was expected.
@@ -81,13 +82,13 @@ def compare_outputs(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]
         broken = ~np.isfinite(b) & np.isfinite(a)
         nonfinite += int(broken.sum())
         sound = np.isfinite(a) & np.isfinite(b)
-        gap = float(np.abs(a - b)[sound].max(initial=0.0))
+        gap = float(np.abs(a[sound] - b[sound]).max(initial=0.0))
         absolute = max(absolute, gap)
         relative = max(relative, gap / (float(np.abs(a[sound]).max(initial=0.0)) or 1.0))
         alike = min(alike, cosine(np.where(sound, a, 0.0), np.where(sound, b, 0.0)))
     scores = next(((a, b) for a, b in zip(expected, actual, strict=True) if _are_scores(a)), None)
     agreement = kl = None
-    if scores is not None and not nonfinite:
+    if scores is not None and all(np.isfinite(each).all() for each in scores):
         agreement = float((scores[0].argmax(axis=1) == scores[1].argmax(axis=1)).mean())
         kl = _divergence(*scores)
     return Difference(absolute, relative, alike, agreement, kl, nonfinite)

@@ -72,13 +72,8 @@ def describe_divergence(
     backends: Sequence[Backend],
 ) -> str:
     """Say in a sentence where two models part, or why that can't be told."""
-    # both on the same samples, as many as a file of fixed batches takes
-    count = min(
-        m.nearest_batch(_TRACED_SAMPLES) if isinstance(m, FileModel) else _TRACED_SAMPLES
-        for m in (source, target)
-    )
-    few = tuple(each[:count] for each in inputs)
     try:
+        few = _few(_worst_first(source, target, inputs, backends), (source, target))
         traces = [trace_of(model, few, backends) for model in (source, target)]
     except BackendError as error:
         return f"Where they part can't be told: {error}"
@@ -108,7 +103,7 @@ def outputs_of(
     session = backend.load(model, threads=1, batch_size=size)
     try:
         parts = [
-            run_padded(session, model, tuple(each[first : first + size] for each in inputs))
+            run_padded(session, tuple(each[first : first + size] for each in inputs), size)
             for first in range(0, count, size)
         ]
     finally:
@@ -125,6 +120,33 @@ def trace_of(model: Model, inputs: tuple[np.ndarray, ...], backends: Sequence[Ba
         BackendError: If no backend here shows what is inside it.
     """
     return _require_backend(model, backends).trace(model, inputs)
+
+
+def _worst_first(
+    source: Model, target: Model, inputs: tuple[np.ndarray, ...], backends: Sequence[Backend]
+) -> tuple[np.ndarray, ...]:
+    """Sort the samples by how far their outputs part: not every sample shows a fault."""
+    import numpy as np
+
+    gap = np.zeros(len(inputs[0]))
+    pairs = (outputs_of(source, inputs, backends), outputs_of(target, inputs, backends))
+    for expected, actual in zip(*pairs, strict=True):
+        with np.errstate(invalid="ignore"):
+            apart = (
+                np.abs(expected.astype(np.float64) - actual).reshape(len(gap), -1).max(axis=1, initial=0.0)
+            )
+        gap = np.maximum(gap, np.nan_to_num(apart, nan=np.inf))
+    order = np.argsort(-gap, kind="stable")
+    return tuple(each[order] for each in inputs)
+
+
+def _few(inputs: tuple[np.ndarray, ...], models: Sequence[Model]) -> tuple[np.ndarray, ...]:
+    """Take as many samples as both models take at once, the first ones again where there are fewer."""
+    fixed = [model.batch_sizes for model in models if isinstance(model, FileModel) and model.batch_sizes]
+    common = set(fixed[0]).intersection(*fixed[1:]) if fixed else {_TRACED_SAMPLES}
+    if not common:
+        raise BackendError(f"no batch size is common to both; they are made for {', '.join(map(str, fixed))}")
+    return tuple(each.take(range(min(common)), axis=0, mode="wrap") for each in inputs)
 
 
 def _require_backend(model: Model, backends: Sequence[Backend]) -> Backend:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ParityProtocol", "Tolerance"]
 
+_EXACT = 0.005
+
 
 @dataclass
 class Tolerance:
@@ -29,6 +31,11 @@ class Tolerance:
     max_relative: float = 1e-4
     least_cosine: float = 0.999
     least_agreement: float = 0.0
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether rounding alone may move a single value so far that it tells no fault."""
+        return self.max_relative > _EXACT
 
     def problems(self, metrics: Mapping[str, float]) -> list[str]:
         """Say what in these metrics goes beyond the tolerance; see ``Difference.metrics``."""
