@@ -171,6 +171,7 @@ def draw(found: Sequence[dict[str, Any]], path: Path, load: int) -> None:
         axis.set_title(f"{title}: called different in {calls} of {len(intervals)} (red)", fontsize=10)
         axis.set_ylabel("speed-up in % [95 %]")
         axis.legend(loc="best", fontsize=8)
+    axes[-1].xaxis.get_major_locator().set_params(integer=True)
     starts = len(found[0]["a_a"])
     axes[-1].set_xlabel(f"comparison, {starts} starts each, {load} busy processes beside it")
     figure.tight_layout()

@@ -140,7 +140,7 @@ class _FirstSignature(_LiteRTSession):
 
 
 class _OtherSignature(_LiteRTSession):
-    """A further signature; LiteRT's way in by name costs about 7 µs a call."""
+    """A further signature; LiteRT's way in by name costs a microsecond or two a call."""
 
     def __init__(self, runner: Any, inputs: Sequence[_Tensor], outputs: Sequence[_Tensor]) -> None:
         super().__init__(inputs, outputs)

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -131,14 +132,17 @@ def _fallbacks(events: Iterable[Mapping[str, Any]], provider: str) -> tuple[str,
 
 
 def _kernel_share(events: Sequence[Mapping[str, Any]]) -> float | None:
-    """Give the operators' part of the calls after the first few."""
+    """Give the operators' part of a call, as the median over the calls after the first few."""
     calls = [event for event in events if event.get("name") == "model_run"][_WARMUP:]
-    if not calls:
-        return None
-    begin = min(event["ts"] for event in calls)
-    kernels = sum(
-        event["dur"]
+    kernels = [
+        event
         for event in events
-        if event.get("cat") == "Node" and str(event["name"]).endswith("_kernel_time") and event["ts"] >= begin
-    )
-    return min(float(kernels / max(sum(event["dur"] for event in calls), 1)), 1.0)
+        if event.get("cat") == "Node" and str(event["name"]).endswith("_kernel_time")
+    ]
+    # one call that was interrupted lasts longer than all others together, so a sum would be its share
+    shares = [
+        sum(k["dur"] for k in kernels if call["ts"] <= k["ts"] <= call["ts"] + call["dur"])
+        / max(call["dur"], 1)
+        for call in calls
+    ]
+    return min(float(median(shares)), 1.0) if shares else None

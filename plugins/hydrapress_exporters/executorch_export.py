@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["export_executorch"]
 
+_PLUMBING = ("executorch_call_delegate", "getitem", "sym_size")
+
 
 def export_executorch(model: TorchModel, max_batch: int, context: Context) -> ExecuTorchModel:
     """Lower into the scratch folder; the batch is free up to ``max_batch``.
@@ -37,7 +39,8 @@ def export_executorch(model: TorchModel, max_batch: int, context: Context) -> Ex
     samples = tuple(t.cpu() for t in context.task.sample_inputs(1))
     program = to_program(module, two_samples(samples), model.signature, max_batch)
     data, delegated, left = _lowered(program, type(module).__name__)
-    context.log("delegated_parts", delegated)
+    context.log("delegated_parts", len(delegated))
+    context.log("delegated_ops", sum(delegated))
     context.log("fallback_ops", sum(left.values()))
     if left:
         kinds = ", ".join(f"{kind} ({count})" for kind, count in left.most_common(5))
@@ -54,8 +57,8 @@ def export_executorch(model: TorchModel, max_batch: int, context: Context) -> Ex
     )
 
 
-def _lowered(program: Any, what: str) -> tuple[bytes, int, Counter[str]]:
-    """Give the file, the parts that XNNPACK took, and the operators that it left."""
+def _lowered(program: Any, what: str) -> tuple[bytes, list[int], Counter[str]]:
+    """Give the file, how many operators each part has that XNNPACK took, and the operators that it left."""
     try:
         with quiet():
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -69,7 +72,7 @@ def _lowered(program: Any, what: str) -> tuple[bytes, int, Counter[str]]:
     try:
         with quiet() as muffled:
             edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-            nodes = [n for n in edge.exported_program().graph.nodes if n.op == "call_function"]
+            graph = edge.exported_program().graph_module
             # memory for the largest batch that was allowed, not for the example's
             config = ExecutorchBackendConfig(sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass())
             data = bytes(edge.to_executorch(config).buffer)
@@ -78,7 +81,18 @@ def _lowered(program: Any, what: str) -> tuple[bytes, int, Counter[str]]:
             f"{what} can't be lowered to ExecuTorch: {first_line(error)}"
             f"{muffled.tail(3) and chr(10) + muffled.tail(3)}"
         ) from error
-    names = [str(getattr(node.target, "__name__", node.target)) for node in nodes]
-    delegated = sum("call_delegate" in name for name in names)
-    left = Counter(n for n in names if "call_delegate" not in n and "getitem" not in n)
-    return data, delegated, left
+    parts = [part.original_module.graph for _, part in graph.named_children() if _is_part(part)]
+    return data, [sum(_operators(part).values()) for part in parts], _operators(graph.graph)
+
+
+def _is_part(module: Any) -> bool:
+    from executorch.exir.lowered_backend_module import LoweredBackendModule
+
+    return isinstance(module, LoweredBackendModule)
+
+
+def _operators(graph: Any) -> Counter[str]:
+    """Count a graph's operators by name, without what only passes values and sizes on."""
+    called = [node.target for node in graph.nodes if node.op == "call_function"]
+    names = [str(getattr(target, "__name__", target)) for target in called]
+    return Counter(name for name in names if not name.startswith(_PLUMBING))

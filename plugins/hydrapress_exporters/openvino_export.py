@@ -26,8 +26,9 @@ __all__ = ["export_openvino"]
 _MACHINE = re.compile(rb"\s*<rt_info>(?:(?!<rt_info>).)*</rt_info>(?=\s*</net>)", re.DOTALL)
 """The graph's own remarks: OpenVINO's build, and how the model was converted."""
 
-_COUNTED = re.compile(rb'(<layer id="\d+" name=")(\w+)_\d+(" type=")(\w+)(?=")')
-"""A layer that OpenVINO named after its type and how many it made before, in this process."""
+_LAYER = re.compile(rb'(?<=<layer id=")(\d+" name=")([^"]+)(?=" type="(\w+)")')
+_COUNTED = re.compile(rb"([A-Z]\w*)_\d+")
+"""A name that OpenVINO gave: a type, and how many layers it made before in this process."""
 
 
 def export_openvino(model: TorchModel | OnnxModel, precision: Precision, context: Context) -> OpenVINOModel:
@@ -115,17 +116,28 @@ def _save(graph: Any, path: Path, precision: Precision) -> None:
 
 
 def _renumbered(xml: bytes) -> bytes:
-    """Count layers without a name of their own from the file's first one on, type by type."""
-    seen: Counter[bytes] = Counter()
+    """Count the layers that have no name of their own from 1 on, in the file's order."""
+    kept = {name for _, name, kind in _LAYER.findall(xml) if not _counted(name, kind)}
+    counts: Counter[bytes] = Counter()
 
-    def rename(found: re.Match[bytes]) -> bytes:
-        start, name, middle, kind = found.groups()
-        if name != kind and (name, kind) != (b"Constant", b"Const"):
-            return found[0]
-        seen[kind] += 1
-        return b"%s%s_%d%s%s" % (start, name, seen[kind], middle, kind)
+    def rename(layer: re.Match[bytes]) -> bytes:
+        start, name, kind = layer.groups()
+        prefix = _counted(name, kind)
+        if not prefix:
+            return layer[0]
+        counts[prefix] += 1
+        while b"%s_%d" % (prefix, counts[prefix]) in kept:
+            counts[prefix] += 1
+        return b"%s%s_%d" % (start, prefix, counts[prefix])
 
-    return _COUNTED.sub(rename, xml)
+    return _LAYER.sub(rename, xml)
+
+
+def _counted(name: bytes, kind: bytes) -> bytes:
+    """Give the type in a name that OpenVINO gave; empty for other names."""
+    found = _COUNTED.fullmatch(name)
+    # what was folded into a constant is still named after the type that it had
+    return found[1] if found and kind in (found[1], b"Const") else b""
 
 
 def _with_names(read: Signature, wanted: Signature) -> Signature:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,6 @@ from hydrapress.artifacts import FileModel, OnnxModel, Precision
 from hydrapress.environment import hardware
 from hydrapress.errors import ConfigError, ModelError
 from hydrapress.plugins import Plugins
-from hydrapress_exporters import stages as catalogue
 from hydrapress_exporters.stages import Level, Network, Onnx, OnnxFloat16, OnnxGraph, Tool
 from hydrapress_quantizers.stages import OnnxStatic
 
@@ -260,7 +260,7 @@ def test_only_float32_becomes_float16(net: Exported, tmp_path: Path) -> None:
 
 
 def test_a_tool_that_is_not_installed_is_told_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogue.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"tool=SLIM needs .*pip install 'hydrapress\[onnxslim\]'"):
         OnnxGraph(tool=Tool.SLIM)
     OnnxGraph()

@@ -21,11 +21,16 @@ from hydrapress.plugins import Plugins
 WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 
-def model(kind: int = TensorProto.FLOAT, node: str = "MatMul", weight: np.ndarray = WEIGHT) -> onnx.ModelProto:
+def model(
+    kind: int = TensorProto.FLOAT, node: str = "MatMul", weight: np.ndarray = WEIGHT
+) -> onnx.ModelProto:
     graph = helper.make_graph(
         [helper.make_node(node, ["x", "w"], ["y"])],
         "main_graph",
-        [helper.make_tensor_value_info("x", kind, ["batch", 3]), helper.make_tensor_value_info("w", kind, [3, 4])],
+        [
+            helper.make_tensor_value_info("x", kind, ["batch", 3]),
+            helper.make_tensor_value_info("w", kind, [3, 4]),
+        ],
         [helper.make_tensor_value_info("y", kind, None)],
         [numpy_helper.from_array(weight, "w")],
     )
@@ -132,7 +137,18 @@ def test_a_model_too_large_for_one_file_is_not_saved(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize(
     "location",
-    ["../w.bin", "/etc/passwd", "a/../../w.bin", "", "..", "C:\\w.bin", "..\\w.bin", "\\\\host\\w.bin", "a\0b", "."],
+    [
+        "../w.bin",
+        "/etc/passwd",
+        "a/../../w.bin",
+        "",
+        "..",
+        "C:\\w.bin",
+        "..\\w.bin",
+        "\\\\host\\w.bin",
+        "a\0b",
+        ".",
+    ],
 )
 def test_a_path_that_leaves_the_folder_is_refused(tmp_path: Path, location: str) -> None:
     (tmp_path / "w.bin").write_bytes(WEIGHT.tobytes())
@@ -140,7 +156,9 @@ def test_a_path_that_leaves_the_folder_is_refused(tmp_path: Path, location: str)
     folder.mkdir()
     path = outside(folder, location=location)
     for read in (OnnxModel.open, onnx_about.read_about, lambda p: OnnxModel.open(p).read_tensors()):
-        with pytest.raises(ModelError, match=r"tensor 'w' lies in .*(only a plain relative path|no plain file)"):
+        with pytest.raises(
+            ModelError, match=r"tensor 'w' lies in .*(only a plain relative path|no plain file)"
+        ):
             read(path)
 
 
@@ -209,7 +227,8 @@ def test_tensors_inside_of_branches_are_looked_at_too(tmp_path: Path) -> None:
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    cut=st.integers(0, 10**6), changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=8)
+    cut=st.integers(0, 10**6),
+    changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=8),
 )
 def test_a_damaged_file_is_opened_or_refused_but_never_crashes(
     tmp_path: Path, cut: int, changes: list[tuple[int, int]]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ MAX_BYTES = 2**33
 _MAX_JSON_BYTES = 2**28
 _MAX_MEMBERS = 2**17
 _WEIGHTS, _CONSTANTS = "data/weights/", "data/constants/"
+_PAYLOAD = re.compile(r"data/(weights/weight|constants/tensor)_[0-9]+\Z")
 _PASSED_OVER = ("archive_format", "archive_version", "byteorder", ".data/", "data/sample_inputs/", "extra/")
 DTYPES = {
     1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64",
@@ -101,9 +103,10 @@ def read_archive(path: Path) -> Archive:
             f"{_WEIGHTS}{model}_weights_config.json",
             f"{_CONSTANTS}{model}_constants_config.json",
         )
-        payload = {name for name in names if name.startswith((_WEIGHTS, _CONSTANTS))}
+        payload = {name for name in names if _PAYLOAD.match(name)}
+        known = payload | {models[0], weights, constants}
         for name in names:
-            if name not in payload and name != models[0] and not name.startswith(_PASSED_OVER):
+            if name not in known and not name.startswith(_PASSED_OVER):
                 raise ModelError(f"{path}: holds '{name}', which is no part of a program and is not loaded")
         for name in (weights, constants):
             if name not in names:
@@ -123,7 +126,7 @@ def read_archive(path: Path) -> Archive:
             f"{_CONSTANTS}model_constants_config.json": archive.read(names[constants]),
             "data/sample_inputs/model.pt": b"",
         }
-        kept |= {n: archive.read(names[n]) for n in sorted(payload - {weights, constants})}
+        kept |= {n: archive.read(names[n]) for n in sorted(payload)}
         return Archive(program, state, fixed, kept)
 
 

@@ -42,13 +42,14 @@ class Schedule(Enum):
     """How the learning rate moves over a training; every one begins with the warm-up.
 
     ONE_CYCLE rises and falls by half cosines while the momentum falls and rises (Smith,
-    2018); COSINE falls by half a cosine to zero; STEP falls to a tenth after half of the
+    2018); COSINE falls by half a cosine to zero, LINEAR in a straight line; STEP falls to a tenth after half of the
     steps and to a hundredth after three quarters; CONSTANT stays.
     """
 
     CONSTANT = "CONSTANT"
     ONE_CYCLE = "ONE_CYCLE"
     COSINE = "COSINE"
+    LINEAR = "LINEAR"
     STEP = "STEP"
 
 
@@ -96,6 +97,8 @@ def rate_at(plan: TrainingPlan, step: int, steps: int) -> tuple[float, float]:
         factor = min(1.0, (step + 1) / (plan.warmup * steps))
     elif plan.schedule is Schedule.COSINE:
         factor = _half_cosine((done - plan.warmup) / (1 - plan.warmup))
+    elif plan.schedule is Schedule.LINEAR:
+        factor = (1 - done) / (1 - plan.warmup)
     elif plan.schedule is Schedule.STEP:
         factor = 1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01
     else:
