@@ -1,13 +1,14 @@
 """Whether every runtime computes what torch does: four networks, each exported and run on all backends.
 
     python benchmarks/runtimes.py [--networks lenet5 resnet20 lite0 minilm] [--limit N] [--executorch]
+        [--folder outputs/runtimes]
 
 Each network is trained (or tuned from pretrained weights) and goes through ONNX, TFLite and
 OpenVINO. For each file on each backend the table has the largest difference from torch's
 outputs on real samples, relative to the largest output; the accuracy on the whole test split,
 as measured on that backend; its difference from torch's in samples per 1,000; and the median
-latency. Exits 1 if a difference is beyond what is demanded. Work goes into ./runtimes, and
-what is finished there is not done again.
+latency. Exits 1 if a difference is beyond what is demanded. What is finished in the folder is
+not done again.
 """
 
 from __future__ import annotations
@@ -17,8 +18,15 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydrapress.cli import set_environment
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from hydrapress.artifacts import Model
+    from hydrapress.backend import Backend
 
 TOLERANCE = 1e-4
 """Largest difference allowed, of the largest absolute output."""
@@ -64,6 +72,31 @@ class Line:
         return self.problem is None and self.max_rel_diff <= TOLERANCE and self.per_1000 <= PER_1000 + 0.01
 
 
+def relative_difference(
+    source: Model, target: Model, backend: Backend, inputs: tuple[np.ndarray, ...]
+) -> float:
+    """Run the source in torch and the target on one backend; give the largest difference of outputs."""
+    import numpy as np
+
+    from hydrapress.artifacts import FileModel
+    from hydrapress.evaluation import run_padded
+    from hydrapress.parity.difference import compare_outputs
+    from hydrapress.parity.hop import outputs_of
+
+    count = len(inputs[0])
+    size = target.nearest_batch(count) if isinstance(target, FileModel) else count
+    session = backend.load(target, threads=1, batch_size=size)
+    try:
+        parts = [
+            run_padded(session, tuple(each[first : first + size] for each in inputs), size)
+            for first in range(0, count, size)
+        ]
+    finally:
+        session.close()
+    actual = tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+    return compare_outputs(outputs_of(source, inputs, []), actual).metrics()["parity/max_rel_diff"]
+
+
 def measured(network: str, overrides: list[str]) -> list[Line]:
     """Run a network's job and give a line for each of its files on each backend."""
     import hydrapress
@@ -72,7 +105,6 @@ def measured(network: str, overrides: list[str]) -> list[Line]:
     from hydrapress.config import task_from
     from hydrapress.errors import HydrapressError
     from hydrapress.job import read_config
-    from hydrapress.parity.hop import compare
     from hydrapress.plugins import installed_plugins
     from hydrapress.task import Split
 
@@ -106,8 +138,7 @@ def measured(network: str, overrides: list[str]) -> list[Line]:
         difference = nan
         if problem is None:
             try:
-                found = compare(models[BASELINE], models[model], inputs, [backends[backend]])
-                difference = found.metrics()["parity/max_rel_diff"]
+                difference = relative_difference(models[BASELINE], models[model], backends[backend], inputs)
             except HydrapressError as error:
                 problem = str(error)
         accuracy = float(row.get(metric) or nan)
@@ -144,11 +175,11 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--limit", type=int, help="train on so many samples only (not LeNet-5)")
     parser.add_argument("--executorch", action="store_true", help="ExecuTorch, too")
+    parser.add_argument("--folder", type=Path, default=Path("outputs/runtimes"))
     options = parser.parse_args()
     set_environment()
-    work = Path("runtimes")
-    work.mkdir(exist_ok=True)
-    os.chdir(work)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(options.folder)
     lines = []
     for network in options.networks:
         overrides = list(EXECUTORCH) if options.executorch else []

@@ -19,6 +19,7 @@ BRIEF_BENCH = (
     "stages.bench.starts=2",
     "stages.bench.rounds=1",
     "stages.bench.block_ms=2",
+    "stages.bench.min_queries=0",
     "stages.bench.noise_floor=false",
 )
 

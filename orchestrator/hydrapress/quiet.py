@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Muffled", "quiet"]
+__all__ = ["Muffled", "quiet", "untracked"]
 
 
 class Muffled:
@@ -95,6 +95,23 @@ def quiet() -> Iterator[Muffled]:
                 door.open_again()
             sink.seek(0)
             muffled.text = sink.read().decode("utf-8", errors="replace") + printed.getvalue()
+
+
+@contextlib.contextmanager
+def untracked() -> Iterator[None]:
+    """Keep OpenVINO's telemetry from sending: it leaves a continuous integration's runs alone.
+
+    It looks at its import and at each conversion, so that both must lie in such a block.
+    """
+    before = os.environ.get("CI")
+    os.environ["CI"] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["CI"]
+        else:
+            os.environ["CI"] = before
 
 
 def _flush() -> None:

@@ -72,6 +72,7 @@ def open_session(
         BackendError: If the file has none for this size, or LiteRT can't prepare it.
     """
     try:
+        _resize(interpreter, batch_size)
         interpreter.allocate_tensors()
         names = list(interpreter.get_signature_list())
         runners = {name: interpreter.get_signature_runner(name) for name in names}
@@ -92,6 +93,13 @@ def open_session(
     if name == names[0]:
         return _FirstSignature(interpreter, inputs, outputs)
     return _OtherSignature(runner, inputs, outputs)
+
+
+def _resize(interpreter: Any, batch_size: int) -> None:
+    """Give a file with a free batch size the one that is asked for."""
+    for detail in interpreter.get_input_details():
+        if len(detail["shape_signature"]) and detail["shape_signature"][0] == -1:
+            interpreter.resize_tensor_input(detail["index"], [batch_size, *detail["shape"][1:]])
 
 
 class _LiteRTSession(Session):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from hydrapress.artifacts import FileModel, Model, OnnxModel, OpenVINOModel, Pre
 from hydrapress.backend import Backend, Findings, Session, Trace
 from hydrapress.environment import hardware
 from hydrapress.errors import BackendError
+from hydrapress.quiet import untracked
 
 from .inputs import InputCheck, zeros_like
 
@@ -181,9 +181,8 @@ def _read_model(path: Path) -> Any:
 
 
 def _openvino() -> Any:
-    # its telemetry sends at import and at each conversion, unless this says so at that time
-    os.environ["CI"] = "true"
-    import openvino
+    with untracked():
+        import openvino
 
     return openvino
 

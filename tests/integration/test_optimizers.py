@@ -238,7 +238,7 @@ def test_operators_that_the_user_keeps_stay_float32(tmp_path: Path) -> None:
 def test_weights_that_float16_cannot_hold_are_clamped_told_and_found_again(tmp_path: Path) -> None:
     source = NETS["separable"]()
     with torch.no_grad():
-        weight = source.module.head.weight
+        weight = source.module.get_parameter("head.weight")
         weight[0, :3], weight[1, :2] = 1e5, 1e-9
     net = Exported(replace(source, invariants=()), tmp_path)
     net.make("onnx", Onnx())

@@ -168,3 +168,16 @@ def test_int8_files_of_several_signatures_are_small_and_keep_the_zeros(net: Expo
             assert net.said[name].logged["float_ops"] == 0
             assert net.said[name].warned == []
             assert model.size_bytes < before.size_bytes / 2
+
+
+def test_a_file_with_a_free_batch_size_runs_at_any(tmp_path: Path) -> None:
+    net = Exported(NETS["separable"](), tmp_path)
+    model = net.make("free", TFLite(dynamic_batch=True))
+    assert model.batch_sizes == ()
+    backend = installed_plugins().backends["litert-cpu"]
+    for size in (1, 2, 7):
+        outputs = backend.load(model, threads=1, batch_size=size).run((net.inputs[0][:size],))
+        assert largest_difference(list(outputs), net.expected) < 1e-5
+    quantized = net.make("free8", TFLiteStatic(samples=16), "free")
+    (outputs8,) = backend.load(quantized, threads=1, batch_size=5).run((net.inputs[0][:5],))
+    assert largest_difference([outputs8], net.expected) < 0.25

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,14 +21,14 @@ TENSOR, INT = 5, 2
 FLOAT, LONG, HALF = 6, 4, 5
 
 
-def numbers(builder: flatbuffers.Builder, values: list[int]) -> int:
+def numbers(builder: Any, values: list[int]) -> int:
     builder.StartVector(4, len(values), 4)
     for value in reversed(values):
         builder.PrependInt32(value)
     return int(builder.EndVector())
 
 
-def offsets(builder: flatbuffers.Builder, values: list[int]) -> int:
+def offsets(builder: Any, values: list[int]) -> int:
     builder.StartVector(4, len(values), 4)
     for value in reversed(values):
         builder.PrependUOffsetTRelative(value)

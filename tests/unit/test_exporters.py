@@ -340,10 +340,11 @@ def test_a_tflite_file_that_is_no_float_model_is_refused_by_the_quantizer(
     pytest.importorskip("ai_edge_quantizer")
     from hydrapress_quantizers import tflite_static
 
+    inputs = (TensorSpec("args_0", "float32", (1, 3)),)
     monkeypatch.setattr(tflite_static, "read_tensors", lambda path: {})
+    monkeypatch.setattr(tflite_static, "read_signatures", lambda path: {"main": Signature(inputs, ())})
     (tmp_path / "m.tflite").write_bytes(b"nonsense")
     context, _ = heard(tmp_path, Samples(3))
-    inputs = (TensorSpec("args_0", "float32", (1, 3)),)
     model = TFLiteModel(Signature(inputs, ()), path=tmp_path / "m.tflite", params=0, macs=0)
     with pytest.raises(ModelError, match=r"m\.tflite: ai-edge-quantizer can't quantize it: \w+"):
         TFLiteStatic().run(model, context=context)

@@ -28,13 +28,17 @@ def constant(id_: int, name: str, kind: str, shape: str, offset: int, size: int)
     )
 
 
+def with_port(id_: int, name: str, kind: str, port: str) -> str:
+    return f'<layer id="{id_}" name="{name}" type="{kind}"><output>{port}</output></layer>'
+
+
 def layer(id_: int, name: str, kind: str) -> str:
-    return f'<layer id="{id_}" name="{name}" type="{kind}"><output><port id="2"/></output></layer>'
+    return with_port(id_, name, kind, '<port id="2"/>')
 
 
 WEIGHTS = bytes(range(6)) + np.array([2, 3], np.uint8).tobytes() + np.array([0.5, 0.25], np.float32).tobytes()
 LAYERS = [
-    f'<layer id="0" name="x" type="Parameter"><output>{PORT.format(id=0, name="x", dims=dims(-1, 3))}</output></layer>',
+    with_port(0, "x", "Parameter", PORT.format(id=0, name="x", dims=dims(-1, 3))),
     constant(1, "w", "u8", "2,3", 0, 6),
     layer(2, "convert", "Convert"),
     constant(3, "zero", "u8", "2,1", 6, 2),
@@ -42,7 +46,7 @@ LAYERS = [
     layer(5, "subtract", "Subtract"),
     constant(6, "scale", "f32", "2,1", 8, 8),
     layer(7, "multiply", "Multiply"),
-    f'<layer id="8" name="matmul" type="MatMul"><output>{PORT.format(id=2, name="y", dims=dims(-1, 2))}</output></layer>',
+    with_port(8, "matmul", "MatMul", PORT.format(id=2, name="y", dims=dims(-1, 2))),
     '<layer id="9" name="result" type="Result"/>',
 ]
 EDGES = [(1, 2, 0), (2, 5, 0), (3, 4, 0), (4, 5, 1), (5, 7, 0), (6, 7, 1), (0, 8, 0), (7, 8, 1), (8, 9, 0)]
@@ -108,7 +112,7 @@ BOMB = '<?xml version="1.0"?><!DOCTYPE net [<!ENTITY a "aaaa">]><net>&a;</net>'
 def test_entities_are_refused_in_any_encoding(tmp_path: Path, encoding: str) -> None:
     path = write(tmp_path, "")
     path.write_bytes(BOMB.encode(encoding))
-    with pytest.raises(ModelError, match="document type or entities|is no whole OpenVINO graph"):
+    with pytest.raises(ModelError, match=r"document type or entities|is no whole OpenVINO graph"):
         OpenVINOModel.open(path)
 
 

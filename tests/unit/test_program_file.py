@@ -139,7 +139,7 @@ def test_pickled_members_are_refused_unread(whole: Path, tmp_path: Path) -> None
 )
 def test_anything_but_a_program_is_refused(whole: Path, tmp_path: Path, name: str) -> None:
     path = pack(tmp_path / "m.pt2", members(whole) | {name: b"{}"})
-    with pytest.raises(ModelError, match="no part of a program|holds 2 exported programs|leads out"):
+    with pytest.raises(ModelError, match=r"no part of a program|holds 2 exported programs|leads out"):
         program_file.require_harmless(path)
 
 
@@ -151,7 +151,7 @@ def test_anything_but_a_program_is_refused(whole: Path, tmp_path: Path, name: st
 )  # fmt: skip
 def test_a_call_of_anything_but_operators_is_refused(whole: Path, tmp_path: Path, target: str) -> None:
     path = changed(whole, tmp_path, MODEL, lambda program: first_node(program).update(target=target))
-    with pytest.raises(ModelError, match="calls '.*', which is no operator on numbers"):
+    with pytest.raises(ModelError, match=r"calls '.*', which is no operator on numbers"):
         program_file.load_program(path)
 
 
@@ -162,7 +162,7 @@ def test_a_call_of_anything_but_operators_is_refused(whole: Path, tmp_path: Path
 )  # fmt: skip
 def test_a_size_that_is_no_arithmetic_is_refused(whole: Path, tmp_path: Path, size: str) -> None:
     path = changed(whole, tmp_path, MODEL, lambda program: batch_of(program).update(expr_str=size))
-    with pytest.raises(ModelError, match="symbolic size .*, which is no arithmetic"):
+    with pytest.raises(ModelError, match=r"symbolic size .*, which is no arithmetic"):
         program_file.load_program(path)
 
 
@@ -177,13 +177,13 @@ def test_names_that_would_become_code_are_refused(whole: Path, tmp_path: Path) -
         program["graph_module"]["graph"]["tensor_values"]['a"]; x'] = {}
 
     for change in (renamed, argument, tensor):
-        with pytest.raises(ModelError, match="holds the name .*, which is no name"):
+        with pytest.raises(ModelError, match=r"holds the name .*, which is no name"):
             program_file.load_program(changed(whole, tmp_path, MODEL, change))
 
     def text(program: Any) -> None:
         first_node(program)["inputs"].append({"arg": {"as_string": "a'b"}})
 
-    with pytest.raises(ModelError, match="holds the text .* which could end a string"):
+    with pytest.raises(ModelError, match=r"holds the text .* which could end a string"):
         program_file.load_program(changed(whole, tmp_path, MODEL, text))
 
     def number(program: Any) -> None:
@@ -196,7 +196,8 @@ def test_names_that_would_become_code_are_refused(whole: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     "tree",
     ['[1, {"type": "collections.defaultdict", "context": "{}", "children_spec": []}]',
-     '[1, {"type": "builtins.dict", "context": "{\\"__enum__\\": 1, \\"fqn\\": \\"antigravity:x\\"}", "children_spec": []}]',
+     '[1, {"type": "builtins.dict", "context": "{\\"__enum__\\": 1, \\"fqn\\": \\"antigravity:x\\"}", '
+     '"children_spec": []}]',
      "no json", '[1, {"type": "builtins.tuple", "context": "null"}]'],
 )  # fmt: skip
 def test_trees_that_import_are_refused(whole: Path, tmp_path: Path, tree: str) -> None:
@@ -321,7 +322,7 @@ def test_harmless_nonsense_is_a_model_error(whole: Path, tmp_path: Path) -> None
     with pytest.raises(ModelError, match="torch can't load the program"):
         program_file.load_program(path)
     path = changed(whole, tmp_path, MODEL, lambda program: program["graph_module"].update(signature=3))
-    with pytest.raises(ModelError, match="is no whole torch.export program"):
+    with pytest.raises(ModelError, match=r"is no whole torch.export program"):
         program_file.read_signature(path)
 
 

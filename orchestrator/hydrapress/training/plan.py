@@ -42,8 +42,8 @@ class Schedule(Enum):
     """How the learning rate moves over a training; every one begins with the warm-up.
 
     ONE_CYCLE rises and falls by half cosines while the momentum falls and rises (Smith,
-    2018); COSINE falls by half a cosine to zero, LINEAR in a straight line; STEP falls to a tenth after half of the
-    steps and to a hundredth after three quarters; CONSTANT stays.
+    2018); COSINE falls by half a cosine to zero, LINEAR in a straight line; STEP falls to a
+    tenth after half of the steps and to a hundredth after three quarters; CONSTANT stays.
     """
 
     CONSTANT = "CONSTANT"
