@@ -50,7 +50,8 @@ def _read_lite0(path: Path) -> Mapping[str, torch.Tensor]:
     try:
         tensors: Mapping[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise _damaged(path, error) from error
+        # torch's own message recommends to unpickle whatever the file holds
+        raise _damaged(path, type(error).__name__) from error
     return tensors
 
 
@@ -66,11 +67,11 @@ def _read_minilm(path: Path) -> Mapping[str, torch.Tensor]:
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
-        raise _damaged(path, error) from error
+        raise _damaged(path, str(error)) from error
     # the numbers 0, 1, 2, ..., which transformers no longer keeps
     tensors.pop("embeddings.position_ids", None)
     return {f"bert.{name}": tensor for name, tensor in tensors.items()}
 
 
-def _damaged(path: Path, error: Exception) -> ConfigError:
-    return ConfigError(f"model.weights: '{path}' is damaged ({error}); install its package again")
+def _damaged(path: Path, why: str) -> ConfigError:
+    return ConfigError(f"model.weights: '{path}' is damaged ({why}); install its package again")

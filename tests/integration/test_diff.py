@@ -20,6 +20,9 @@ from hydrapress.quiet import quiet
 
 pytest.importorskip("onnxruntime")
 
+# JAX, which litert-torch brings along, warns of every child process once it was imported
+pytestmark = pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
+
 PAGE = Path(__file__).parents[2] / "docs" / "parity.md"
 
 

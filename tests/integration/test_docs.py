@@ -59,7 +59,7 @@ def small(command: str) -> list[str]:
     overrides = ["stages.train.epochs=1", "parity.int8.least_cosine=-1"]
     if "data=" not in command and "model=" not in command:
         overrides += ["data=digits", "model=lenet_300_100"]
-    if "pipeline=int8" not in command and "stages.recover" not in command:
+    if not re.search(r"pipeline=(int8|runtimes)|stages\.recover", command):
         overrides.append("stages.recover.epochs=1")
     if "pipeline=prune" not in command and "experiment=" not in command:
         overrides += BRIEF_BENCH

@@ -34,6 +34,8 @@ EXPORTERS = {
 }
 """Each with the package that it needs."""
 
+SLOW = {"exporter/executorch"}
+
 NETWORKS = {
     "lite0": ("model=efficientnet_lite0", "data=fashion_mnist", "data.size=64", "data.channels=3"),
     "minilm": ("model=minilm", "data=trec6"),
@@ -69,7 +71,10 @@ def network(request: pytest.FixtureRequest) -> tuple[Task, TorchModel]:
     return task, task.new_model()
 
 
-@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize(
+    "exporter",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in EXPORTERS],
+)
 def test_each_runtime_gives_the_outputs_of_torch(
     exporter: str, network: tuple[Task, TorchModel], tmp_path: Path
 ) -> None:

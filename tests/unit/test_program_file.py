@@ -92,6 +92,27 @@ def test_the_loaded_program_computes_the_same(whole: Path) -> None:
     torch.testing.assert_close(program_file.load_program(whole).module()(given), expected, rtol=0, atol=0)
 
 
+class Branching(nn.Module):
+    """Calls parts of its graph: a branch, and a block without gradients."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            scaled = x * 2
+        chosen: torch.Tensor = torch.cond(x.sum() > 0, torch.sin, torch.cos, (scaled,))
+        return chosen + x.shape[0]
+
+
+def test_parts_of_the_graph_that_it_calls_are_loaded(tmp_path: Path) -> None:
+    module = Branching().eval()
+    shapes = ({0: torch.export.Dim("b")},)
+    torch.export.save(
+        torch.export.export(module, (torch.ones(2, 3),), dynamic_shapes=shapes), tmp_path / "m.pt2"
+    )
+    loaded = program_file.load_program(tmp_path / "m.pt2").module()
+    for sample in (torch.ones(3, 3), -torch.ones(4, 3)):
+        torch.testing.assert_close(loaded(sample), module(sample))
+
+
 @pytest.mark.parametrize(("dtype", "precision"), [(torch.bfloat16, "bfloat16"), (torch.float16, "float16")])
 def test_half_programs_are_read(tmp_path: Path, dtype: torch.dtype, precision: str) -> None:
     module = nn.Linear(3, 2).to(dtype).eval()

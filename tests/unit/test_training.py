@@ -308,6 +308,10 @@ def test_schedules_by_hand() -> None:
     assert [momentum for _, momentum in one_cycle] == pytest.approx([0.9, 0.85, 0.8, 0.85, 0.9])
     cosine = replace(plan, schedule=Schedule.COSINE, warmup=0.0)
     assert [rate_at(cosine, s, 3)[0] for s in range(3)] == pytest.approx([1.0, 0.5, 0.0])
+    linear = replace(plan, schedule=Schedule.LINEAR, warmup=0.4)
+    assert [rate_at(linear, s, 6)[0] for s in range(6)] == pytest.approx(
+        [1 / 2.4, 2 / 2.4, 1, 2 / 3, 1 / 3, 0]
+    )
     steps = replace(cosine, schedule=Schedule.STEP)
     assert [rate_at(steps, s, 5)[0] for s in range(5)] == pytest.approx([1, 1, 0.1, 0.01, 0.01])
     constant = replace(plan, schedule=Schedule.CONSTANT, warmup=0.4)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,7 +153,7 @@ def test_minilm_is_the_published_net_and_ignores_padding() -> None:
 def test_minilm_refuses_bad_values() -> None:
     with pytest.raises(ConfigError, match="minilm: layers is 7; it must satisfy 1 <= layers <= 6"):
         MiniLM(layers=7)
-    with pytest.raises(ConfigError, match="minilm: dropout is 1.5; it must satisfy 0 <= dropout < 1"):
+    with pytest.raises(ConfigError, match=r"minilm: dropout is 1\.5; it must satisfy 0 <= dropout < 1"):
         MiniLM(dropout=1.5)
 
 
@@ -240,12 +241,12 @@ def test_damaged_weights_are_refused_and_nothing_is_unpickled(name: str, tmp_pat
     import pickle
 
     class Harm:
-        def __reduce__(self) -> object:
+        def __reduce__(self) -> tuple[Any, ...]:
             return (Path.touch, (tmp_path / "harm",))
 
     offered = getattr(pretrained, name)()
     file = tmp_path / "weights"
-    for content in (b"", b"nonsense" * 9, pickle.dumps({"a": Harm()})):
+    for content in (b"", b"nonsense" * 9, pickle.dumps({"a": Harm()}, protocol=2)):
         file.write_bytes(content)
         with pytest.raises(ConfigError, match=r"weights' is damaged .*install its package again"):
             offered.read(file)

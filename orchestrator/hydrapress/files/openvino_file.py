@@ -238,17 +238,18 @@ def _ungrouped(layers: Mapping[str, _Layer], id_: str, stored: StoredTensor) -> 
         seen.add(layer.id)
         if layer.kind in _GROUPED and layer.sources[1:2] == (before.id,):
             dims = stored.values.ndim
-
-            def merged(array: np.ndarray) -> np.ndarray:
-                return array.reshape(-1, *array.shape[2:]) if array.ndim == dims else array
-
+            values = _merged(stored.values, dims)
             if stored.scale is None:
-                return StoredTensor(merged(stored.values))
-            scale, zero_point = np.asarray(stored.scale), np.asarray(stored.zero_point)
-            return StoredTensor(merged(stored.values), merged(zero_point), merged(scale))
+                return StoredTensor(values)
+            zero_point, scale = (_merged(np.asarray(a), dims) for a in (stored.zero_point, stored.scale))
+            return StoredTensor(values, zero_point, scale)
         if layer.kind not in ("Convert", "Subtract", "Multiply"):
             break
     return stored
+
+
+def _merged(array: np.ndarray, dims: int) -> np.ndarray:
+    return array.reshape(-1, *array.shape[2:]) if array.ndim == dims else array
 
 
 def _through_convert(layers: Mapping[str, _Layer], id_: str) -> str:

@@ -12,7 +12,11 @@ from hydrapress.errors import ModelError
 
 __all__ = ["harmless_program"]
 
-_OPERATOR = re.compile(r"torch\.ops\.(aten|prims|quantized_decomposed)\.([a-z0-9_]+)\.[A-Za-z0-9_]+\Z")
+_OPERATOR = re.compile(
+    r"torch\.ops\.(?:(?:aten|prims|quantized_decomposed)\.([a-z0-9_]+)\.[A-Za-z0-9_]+|"
+    # of these the graph itself holds the parts that they call
+    r"higher_order\.(?:cond|while_loop|wrap_with_set_grad_enabled|wrap_with_autocast))\Z"
+)
 _PYTHON = re.compile(
     r"(_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pos|abs|pow|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem|"
     r"lshift|rshift)|math\.(ceil|floor|trunc|sqrt|pow)|torch\.sym_[a-z_]+)\Z"
@@ -91,7 +95,7 @@ def _cleaned(what: str, value: Any, key: str, depth: int) -> Any:
 def _require_harmless(what: str, key: str, text: str) -> None:
     if key == "target":
         found = _OPERATOR.match(text)
-        if not (_PYTHON.match(text) or (found and found[2] not in _REACHING_OUT)):
+        if not (_PYTHON.match(text) or (found and found[1] not in _REACHING_OUT)):
             raise ModelError(f"{what} calls '{text}', which is no operator on numbers and is not loaded")
     elif key == "expr_str":
         if not _is_size(text):
