@@ -47,7 +47,6 @@ BACKENDS = {
 # PyTorch's own deprecations, which its exporter runs into by itself
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*Enum subclass:FutureWarning"),
     # JAX, which LiteRT's converter loaded in an earlier test, about any process that is started
     pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning"),
 ]

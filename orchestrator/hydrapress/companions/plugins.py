@@ -68,7 +68,8 @@ def offers(plugins: Plugins) -> Iterator[Offer]:
     for name, backend in plugins.backends.items():
         formats = ", ".join(cls.__name__ for cls in backend.formats)
         package = plugins.owner("backend", name)
-        yield Offer("backend", name, str(package), backend.unavailable() or "ready", f"runs {formats}")
+        # whether it can be used here only its runtime knows, which takes a while to import
+        yield Offer("backend", name, str(package), "see 'hydrapress doctor'", f"runs {formats}")
     for what, named in (("model", plugins.models), ("data set", plugins.data), ("task", plugins.tasks)):
         for name, path in named.items():
             yield Offer(what, name, str(plugins.owner(what, name)), "ready", path)
