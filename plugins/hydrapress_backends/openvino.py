@@ -50,7 +50,8 @@ class OpenVINO(Backend):
         if importlib.util.find_spec("openvino") is None:
             return "OpenVINO is not installed; pip install 'hydrapress[openvino]'"
         if not any(each.partition(".")[0] == _DEVICES[self._device] for each in _available_devices()):
-            return f"OpenVINO finds no {_DEVICES[self._device]} here, only {', '.join(_available_devices())}"
+            found = ", ".join(_available_devices())
+            return f"OpenVINO finds no {_DEVICES[self._device]} here, only {found}; install its driver"
         return None
 
     def version(self) -> str:

@@ -31,7 +31,7 @@ class Benchmark(Evaluator):
     batch_sizes: list[int] = setting([1], "samples a call to measure at", ge=1)
     scenarios: list[Scenario] = setting(
         [Scenario.SINGLE_STREAM],
-        "single_stream: one query after another, p90 latency; offline: batches back to back, throughput",
+        "SINGLE_STREAM: one query after another, p90 latency; OFFLINE: batches back to back, throughput",
     )
     min_seconds: float = setting(0.0, "a model runs at least so long over all starts", unit="s", ge=0)
     min_queries: int = setting(100, "a model answers at least so many calls over all starts", ge=0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from hydrapress.artifacts import ExecuTorchModel, Precision, TorchModel
 from hydrapress.errors import BackendError, ModelError
 from hydrapress.modeling import count_macs, count_parameters
@@ -70,7 +72,8 @@ def _lowered(program: Any, what: str) -> tuple[bytes, list[int], Counter[str]]:
             "Install it with: pip install 'hydrapress[executorch]'"
         ) from error
     try:
-        with quiet() as muffled:
+        # the lowering runs the graph, which may draw random numbers
+        with torch.random.fork_rng(devices=[]), quiet() as muffled:
             edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
             delegated, left = _shared_out(edge.exported_program().graph_module)
             # memory for the largest batch that was allowed, not for the example's

@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from hydrapress.artifacts import FileModel, Model, OnnxModel, OpenVINOModel, Precision, TorchModel
 from hydrapress.errors import BackendError, ModelError
 from hydrapress.files.locate import locate, parameter_arrays, relocate
 from hydrapress.files.openvino_file import read_signature, read_tensors
 from hydrapress.modeling import count_macs, count_parameters
-from hydrapress.quiet import quiet
+from hydrapress.quiet import quiet, untracked
 
 from .examples import first_line, two_samples
 
@@ -70,14 +72,15 @@ def export_openvino(model: TorchModel | OnnxModel, precision: Precision, context
 
 def _converted(model: Model, context: Context) -> Any:
     try:
-        with quiet():
+        with quiet(), untracked():
             import openvino
     except ImportError as error:
         raise BackendError(
             f"exporter/openvino needs OpenVINO ({error}). Install it with: pip install 'hydrapress[openvino]'"
         ) from error
     try:
-        with quiet() as muffled:
+        # the converter traces the module, which may draw random numbers
+        with untracked(), torch.random.fork_rng(devices=[]), quiet() as muffled:
             if isinstance(model, FileModel):
                 return openvino.convert_model(str(model.path))
             if not isinstance(model, TorchModel):

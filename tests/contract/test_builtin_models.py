@@ -13,7 +13,7 @@ import pytest
 import torch
 from sample_training import RecordingServices
 
-from hydrapress.artifacts import Artifact, Model, OnnxModel, TFLiteModel, TorchModel
+from hydrapress.artifacts import Artifact, ExecuTorchModel, Model, OnnxModel, TFLiteModel, TorchModel
 from hydrapress.compose import compose_config
 from hydrapress.config import task_from
 from hydrapress.context import Context
@@ -137,7 +137,7 @@ def test_promises_are_kept_in_what_it_yields(name: str, bench: Bench) -> None:
     promised = {i.name for source in inputs if isinstance(source, Model) for i in source.invariants}
     assert promised - {i.name for i in model.invariants} <= spec.cls.breaks
     kept = check_invariants(model)
-    assert kept
+    assert kept or promised <= spec.cls.breaks
     for each in kept:
         assert each.promised > 0
         assert each.holds or each.name in spec.cls.breaks, str(each)
@@ -162,9 +162,10 @@ def test_what_it_yields_comes_back_from_its_folder_and_is_judged_the_same(name: 
     )
     assert warnings == []
     assert before == after
-    assert {"accuracy", "val_accuracy", "size_bytes", "params", "nonzero_params", "sparsity", "macs"} <= set(
-        before
-    )
+    wanted = {"accuracy", "val_accuracy", "size_bytes", "params", "macs"}
+    if not isinstance(model, ExecuTorchModel):  # its constants are packed
+        wanted |= {"nonzero_params", "sparsity"}
+    assert wanted <= set(before)
     assert 0 <= before["accuracy"] <= 1
     assert before["params"] == 64 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10
     assert before["macs"] == 64 * 300 + 300 * 100 + 100 * 10

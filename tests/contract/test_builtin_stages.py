@@ -71,6 +71,10 @@ def another_value(value: Any, hint: Any, limits: Range) -> Any:
 def _element(kind: Any, limits: Range) -> Any:
     if kind is str:
         return "other"
+    if typing.get_origin(kind) is dict:
+        return {"other": "other"}
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return list(kind)[-1]
     return next(kind(number) for number in (7, 2, 1, 0.25) if kind(number) in limits)
 
 
