@@ -240,7 +240,7 @@ def test_it_says_why_it_can_not_be_used(monkeypatch: pytest.MonkeyPatch) -> None
     assert OpenVINO().unavailable() is None
     monkeypatch.setattr(module, "_available_devices", lambda: ("CPU", "GPU.0"))
     assert OpenVINO("gpu").unavailable() is None
-    assert OpenVINO("npu").unavailable() == "OpenVINO finds no NPU here, only CPU, GPU.0"
+    assert OpenVINO("npu").unavailable() == "OpenVINO finds no NPU here, only CPU, GPU.0; install its driver"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "pip install 'hydrapress[openvino]'" in str(OpenVINO().unavailable())
 
