@@ -81,6 +81,7 @@ def to_onnx(
             if program is None:
                 raise RuntimeError("the exporter gave nothing")
             proto: onnx.ModelProto = program.model_proto
+            _require_free_batch(proto, signature)
     except Exception as error:  # the exporter lets through whatever the model's code raises
         raise ModelError(
             f"{type(module).__name__} can't be exported to ONNX (opset {opset}, batch size free): "
@@ -88,6 +89,16 @@ def to_onnx(
         ) from error
     strip_traces(proto)
     return proto
+
+
+def _require_free_batch(proto: onnx.ModelProto, signature: Signature) -> None:
+    """Refuse a batch that the exporter fixed on its own, as it does when tracing freely fails."""
+    pairs = [*zip(signature.inputs, proto.graph.input, strict=True)]
+    pairs += zip(signature.outputs, proto.graph.output, strict=True)
+    for spec, value in pairs:
+        sides = value.type.tensor_type.shape.dim
+        if spec.shape and spec.shape[0] is None and sides and sides[0].HasField("dim_value"):
+            raise ValueError(f"the module fixes the batch of '{spec.name}' to {sides[0].dim_value}")
 
 
 def strip_traces(proto: onnx.ModelProto) -> None:
