@@ -125,6 +125,6 @@ def test_four_jobs_at_once_on_a_fresh_folder(tmp_path: Path) -> None:
 def test_a_failed_stage_is_exit_1_and_the_store_stays_valid(tmp_path: Path) -> None:
     done = run(*PRUNE, "stages.train.learning_rate=1e30", cwd=tmp_path)
     assert done.returncode == 1
-    assert "stage 'train' failed" in done.stderr
+    assert "stage 'train': the training loss" in done.stderr
     assert "Traceback" not in done.stderr
     assert problems(tmp_path / ".hydrapress/store") == []

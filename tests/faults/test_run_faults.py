@@ -214,9 +214,8 @@ def test_a_missing_extra_says_how_to_install_it(tmp_path: Path, without_tflite: 
     )
     assert done.returncode == 2, done.stderr
     assert lines(done.stderr) == [
-        f"hydrapress: stages.tflite: exporter/tflite needs the package '{module}', which is not installed: "
-        "pip install 'hydrapress[tflite]'"
-        for module in ("litert_torch", "ai_edge_litert")
+        "hydrapress: stages.tflite: exporter/tflite needs the packages 'litert_torch', 'ai_edge_litert', "
+        "which are not installed: pip install 'hydrapress[tflite]'"
     ]
     assert not (tmp_path / ".hydrapress").exists()
 

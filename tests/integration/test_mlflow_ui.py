@@ -93,7 +93,8 @@ def test_the_page_of_runs_shows_the_job_and_below_it_each_backend_measured(
     runs = recorded(shown.folder)
     (job,) = of_kind(runs, "job")
     names = {str(each.info.run_name) for each in of_kind(runs, "measurement")}
-    assert names == {
+    # where OpenVINO is installed, it runs the ONNX files too
+    assert {name for name in names if "openvino" not in name} == {
         "train on torch-eager, 1 thread, batch 1",
         "onnx on onnxruntime-cpu, 1 thread, batch 1",
         "int8 on onnxruntime-cpu, 1 thread, batch 1",

@@ -61,7 +61,7 @@ def test_the_shared_train_runs_once_and_every_job_is_named(tmp_path: Path) -> No
 def test_a_job_that_fails_first_fails_the_sweep_and_leaves_the_others_whole(tmp_path: Path) -> None:
     done = run("-m", *TINY, "stages.recover.learning_rate=1e30,0.01", cwd=tmp_path)
     assert done.returncode == 1
-    assert "stage 'recover' failed" in done.stderr
+    assert "stage 'recover': the training loss" in done.stderr
     assert "Traceback" not in done.stderr
     assert labels(tmp_path) == {"train": 1, "prune": 1, "recover": 1}
     assert problems(tmp_path / ".hydrapress/store") == []
