@@ -112,7 +112,7 @@ def test_the_page_of_runs_shows_the_job_and_below_it_each_backend_measured(
     text = shown.page(f"{page}?{wanted}", tmp_path / "profile")
     for name in names:
         assert name in text, text
-    assert "3 matching runs" in text
+    assert f"{len(names)} matching runs" in text
 
 
 def test_the_tab_of_models_shows_each_model(shown: Shown, tmp_path: Path) -> None:
