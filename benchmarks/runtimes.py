@@ -76,24 +76,10 @@ def relative_difference(
     source: Model, target: Model, backend: Backend, inputs: tuple[np.ndarray, ...]
 ) -> float:
     """Run the source in torch and the target on one backend; give the largest difference of outputs."""
-    import numpy as np
-
-    from hydrapress.artifacts import FileModel
-    from hydrapress.evaluation import run_padded
     from hydrapress.parity.difference import compare_outputs
-    from hydrapress.parity.hop import outputs_of
+    from hydrapress.parity.hop import outputs_of, run_on
 
-    count = len(inputs[0])
-    size = target.nearest_batch(count) if isinstance(target, FileModel) else count
-    session = backend.load(target, threads=1, batch_size=size)
-    try:
-        parts = [
-            run_padded(session, tuple(each[first : first + size] for each in inputs), size)
-            for first in range(0, count, size)
-        ]
-    finally:
-        session.close()
-    actual = tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+    actual = run_on(backend, target, inputs)
     return compare_outputs(outputs_of(source, inputs, []), actual).metrics()["parity/max_rel_diff"]
 
 

@@ -1,4 +1,4 @@
-"""The built-in backends: torch eager, ONNX Runtime and LiteRT on the CPU, and the benchmark stage."""
+"""The built-in backends: torch, ONNX Runtime, LiteRT, OpenVINO, ExecuTorch; and the benchmark stage."""
 
 from __future__ import annotations
 

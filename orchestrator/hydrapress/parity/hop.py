@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .tolerance import Tolerance
 
-__all__ = ["compare", "describe_divergence", "outputs_of", "require_parity", "trace_of"]
+__all__ = ["compare", "describe_divergence", "outputs_of", "require_parity", "run_on", "trace_of"]
 
 _TRACED_SAMPLES = 2
 
@@ -93,11 +93,19 @@ def outputs_of(
     Raises:
         BackendError: If no backend here runs it.
     """
-    import numpy as np
-
     if isinstance(model, TorchModel):
         return _torch_outputs(model, inputs)
-    backend = _require_backend(model, backends)
+    return run_on(_require_backend(model, backends), model, inputs)
+
+
+def run_on(backend: Backend, model: Model, inputs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+    """Give a model's outputs on one backend, for a batch of any size, one array an output.
+
+    Raises:
+        BackendError: If the backend can't run it.
+    """
+    import numpy as np
+
     count = len(inputs[0])
     size = model.nearest_batch(count) if isinstance(model, FileModel) else count
     session = backend.load(model, threads=1, batch_size=size)
