@@ -79,6 +79,28 @@ def make_lenet(path: Path) -> OnnxModel:
     return OnnxModel(signature, path=path, params=0, macs=0)
 
 
+def make_setup(model: OnnxModel, folder: Path) -> Setup:
+    """Save the model and random samples, and say how a worker runs them on ONNX Runtime."""
+    saved = folder / "model"
+    saved.mkdir()
+    model.save(saved)
+    inputs = folder / "input.npy"
+    samples = np.random.default_rng(1).normal(size=(SAMPLES, 1, SIDE, SIDE)).astype(np.float32)
+    np.save(inputs, samples, allow_pickle=False)
+    return Setup(
+        model_folder=str(saved),
+        model_format="onnx",
+        backend="onnxruntime-cpu",
+        backend_class="hydrapress_backends.onnxruntime:OnnxRuntime",
+        inputs=(str(inputs),),
+        threads=1,
+        batch_size=1,
+        warmup=3,
+        trust=(),
+        sys_path=tuple(sys.path),
+    )
+
+
 def bare_loop(model: str, inputs: str) -> None:
     """Be the other side: for each line on stdin, run the runtime alone for one block."""
     import onnxruntime
@@ -155,24 +177,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         model = make_lenet(folder / "lenet.onnx")
-        saved = folder / "model"
-        saved.mkdir()
-        model.save(saved)
-        inputs = folder / "input.npy"
-        samples = np.random.default_rng(1).normal(size=(SAMPLES, 1, SIDE, SIDE)).astype(np.float32)
-        np.save(inputs, samples, allow_pickle=False)
-        setup = Setup(
-            model_folder=str(saved),
-            model_format="onnx",
-            backend="onnxruntime-cpu",
-            backend_class="hydrapress_backends.onnxruntime:OnnxRuntime",
-            inputs=(str(inputs),),
-            threads=1,
-            batch_size=1,
-            warmup=3,
-            trust=(),
-            sys_path=tuple(sys.path),
-        )
+        setup = make_setup(model, folder)
         print(f"{hardware().cpu}, load average {load_average():.2f}")
         ratios = []
         for number in range(options.starts):

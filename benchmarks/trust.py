@@ -26,13 +26,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import SAMPLES, SIDE, make_lenet
+from harness import make_lenet, make_setup
 
 from hydrapress.environment import hardware, load_average
 from hydrapress.measure.conditions import Interference
 from hydrapress.measure.start import Candidate, Share, run_start
 from hydrapress.measure.statistics import Verdict, geometric_interval, start_ratio, verdict
-from hydrapress.measure.worker import Setup
 from hydrapress_backends.onnxruntime import OnnxRuntime
 
 if TYPE_CHECKING:
@@ -87,26 +86,7 @@ def busy_children(count: int) -> Iterator[None]:
 
 def make_candidates(model: OnnxModel, folder: Path) -> list[Candidate]:
     """Make A, A again and slow A; as twins they run no test split, which is no part of a verdict."""
-    import numpy as np
-
-    saved = folder / "model"
-    saved.mkdir()
-    model.save(saved)
-    inputs = folder / "input.npy"
-    samples = np.random.default_rng(1).normal(size=(SAMPLES, 1, SIDE, SIDE)).astype(np.float32)
-    np.save(inputs, samples, allow_pickle=False)
-    setup = Setup(
-        model_folder=str(saved),
-        model_format="onnx",
-        backend="onnxruntime-cpu",
-        backend_class="hydrapress_backends.onnxruntime:OnnxRuntime",
-        inputs=(str(inputs),),
-        threads=1,
-        batch_size=1,
-        warmup=3,
-        trust=(),
-        sys_path=tuple(sys.path),
-    )
+    setup = make_setup(model, folder)
     # the worker imports this file by its name, wherever it was started from
     slow = replace(setup, backend_class=f"{Path(__file__).stem}:{SlowOnnxRuntime.__name__}")
     backend = OnnxRuntime()
