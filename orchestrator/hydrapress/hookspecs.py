@@ -1,8 +1,8 @@
 """Every hook, on one screen: who calls it, when, and what becomes of the answer.
 
 Hooks that *offer* are called once, at discovery, and must import nothing heavy. Hooks that
-are *moments* are called as things happen; what they return is ignored, and one that raises
-is reported and goes on without failing the run.
+are *moments* are called as things happen, the ones marked ``tryfirst`` before the others; what they
+return is ignored, and one that raises is reported and goes on without failing the run.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .moments import (
         Measurement,
         Metric,
+        RecordMade,
         RunFailed,
         RunFinished,
         RunStarted,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         SweepStarted,
     )
     from .stage import Stage
+    from .summary.archive import Archive
 
 __all__ = ["hookimpl", "hookspec"]
 
@@ -98,6 +100,11 @@ def hydrapress_conf() -> str:  # type: ignore[empty-body]
     """Offer a folder of YAML, ``"pkg://package.conf"``, put on Hydra's search path."""
 
 
+@hookspec
+def hydrapress_archives() -> list[Archive]:  # type: ignore[empty-body]
+    """Offer places where past jobs are found, such as a tracking server; reports and the registry ask."""
+
+
 # --- moments ----------------------------------------------------------------------------
 
 
@@ -149,3 +156,8 @@ def hydrapress_metric_logged(event: Metric) -> None:
 @hookspec
 def hydrapress_measurement_taken(event: Measurement) -> None:
     """Told once for each (model, backend, threads, batch size) that was measured."""
+
+
+@hookspec
+def hydrapress_record_made(event: RecordMade) -> None:
+    """Told by ``hydrapress registry record`` after it wrote a record of a benchmark."""

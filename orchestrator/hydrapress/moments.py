@@ -11,6 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .scenario import Scenario
+
 if TYPE_CHECKING:
     from .artifacts import Artifact
     from .graph import Graph, Node
@@ -19,6 +21,7 @@ __all__ = [
     "DataInfo",
     "Measurement",
     "Metric",
+    "RecordMade",
     "RunFailed",
     "RunFinished",
     "RunInfo",
@@ -61,6 +64,7 @@ class RunInfo:
         tracking: The ``tracking`` part of the config, for trackers.
         sweep_id: The sweep that it belongs to, or ``None``.
         label: The job's own overrides, as a title.
+        overrides: What the user gave on the command line, one a value, without what it added itself.
     """
 
     run_id: str
@@ -70,6 +74,7 @@ class RunInfo:
     tracking: Mapping[str, Any]
     sweep_id: str | None = None
     label: str = ""
+    overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,11 +89,17 @@ class SweepStarted:
 
 @dataclass(frozen=True)
 class SweepFinished:
-    """A sweep ended."""
+    """A sweep ended.
+
+    Attributes:
+        folder: Where its jobs left their summaries, and where listeners leave what they make of
+            it, for trackers to keep.
+    """
 
     sweep_id: str
     state: State
     error: str | None = None
+    folder: Path = Path()
 
 
 @dataclass(frozen=True)
@@ -158,8 +169,10 @@ class Measurement:
         model_id: The stage that yielded the model.
         metrics: Names of design section 8's table, such as ``latency_ms_p50``.
         params: The circumstances: backend, threads, batch_size, starts, versions.
-        verdict: One sentence: faster, slower or no difference, and why.
+        verdict: One sentence: faster, slower or no difference.
+        reasons: Why it disappoints, or should not be believed; one sentence each.
         problem: Why it could not be measured; then ``metrics`` is empty.
+        scenario: How queries arrived.
     """
 
     run: RunInfo
@@ -171,7 +184,30 @@ class Measurement:
     metrics: Mapping[str, float]
     params: Mapping[str, str] = field(default_factory=dict)
     verdict: str = ""
+    reasons: tuple[str, ...] = ()
     problem: str | None = None
+    scenario: Scenario = Scenario.SINGLE_STREAM
+
+
+@dataclass(frozen=True)
+class RecordMade:
+    """A record of a benchmark was made of runs.
+
+    Attributes:
+        record_id: The record's id.
+        benchmark: The registry's id of the benchmark.
+        text: The record as JSON.
+        run_ids: The jobs that it was made of; ``RunInfo.run_id`` of each.
+        sweep_id: Their sweep, or ``None``.
+        tracking: The ``tracking`` part of a config, for trackers.
+    """
+
+    record_id: str
+    benchmark: str
+    text: str
+    run_ids: tuple[str, ...]
+    sweep_id: str | None
+    tracking: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

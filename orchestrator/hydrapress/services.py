@@ -92,7 +92,9 @@ class RunnerServices(Services):
                 batch_size=row.batch_size,
                 metrics=row.metrics,
                 params=row.params,
-                verdict="; ".join((row.verdict, *row.reasons)),
+                verdict=row.verdict,
+                reasons=row.reasons,
                 problem=row.problem,
+                scenario=row.scenario,
             ),
         )

@@ -171,7 +171,7 @@ class Job:
             "hydrapress.model": event.model_id,
             "hydrapress.backend": event.backend,
             "hydrapress.key": key or "",
-            "hydrapress.verdict": event.verdict,
+            "hydrapress.verdict": "; ".join((event.verdict, *event.reasons)),
             "hydrapress.error": event.problem or "",
         }
         params = {
