@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from hydrapress.scenario import Scenario
-
-from .definition import Division
+from hydrapress_registry.definition import Division
 
 __all__ = ["Entry", "Estimate", "Origin"]
 

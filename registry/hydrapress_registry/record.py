@@ -12,8 +12,7 @@ from typing import Any
 
 from hydrapress.scenario import Scenario
 from hydrapress.summary import DataSummary, EnvironmentSummary
-
-from .definition import Division
+from hydrapress_registry.definition import Division
 
 __all__ = ["RECORD_SCHEMA", "BackendResult", "ModelResult", "Record", "Role", "SeedMeasurement", "SeedResult"]
 
