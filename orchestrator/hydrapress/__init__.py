@@ -42,7 +42,11 @@ def run(overrides: Sequence[str] = (), *, folder: Path | str | None = None) -> R
     where = Path(folder or f"outputs/{datetime.now():%Y-%m-%d/%H-%M-%S-%f}").resolve()
     where.mkdir(parents=True, exist_ok=True)
     return run_job(
-        config, where, label=overrides_label(list(overrides)), experiment=chosen_experiment(overrides)
+        config,
+        where,
+        label=overrides_label(overrides),
+        experiment=chosen_experiment(overrides),
+        overrides=overrides,
     )
 
 

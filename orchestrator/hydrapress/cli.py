@@ -10,7 +10,8 @@ import signal
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -96,9 +97,10 @@ def _sweep(arguments: list[str]) -> Iterator[str]:
     """
     from .compose import chosen_experiment, compose_config, sweep_variants, without_sweeps
     from .graph import Graph
-    from .job import read_config, tracking_of
+    from .job import read_config, require_runnable, tracking_of
     from .moments import State, SweepFinished, SweepStarted
     from .plugins import installed_plugins
+    from .summary import ARCHIVE
 
     # how Hydra launches is not part of the jobs' config
     overrides = [a for a in arguments if not a.startswith("-") and not a.lstrip("+~").startswith("hydra")]
@@ -106,11 +108,14 @@ def _sweep(arguments: list[str]) -> Iterator[str]:
     config = read_config(compose_config(shared))
     plugins = installed_plugins()
     for variant in sweep_variants(overrides):
-        Graph.from_config(compose_config(variant).stages, plugins)
+        composed = compose_config(variant)
+        require_runnable(composed, plugins)
+        Graph.from_config(composed.stages, plugins)
     plugins.on_listener_error = lambda text, error: print(  # noqa: T201
         f"! {text}: {type(error).__name__}: {error}", file=sys.stderr
     )
     sweep_id = uuid.uuid4().hex
+    folder = Path(ARCHIVE, sweep_id).resolve()
     experiment = config.tracking.experiment or chosen_experiment(shared) or "hydrapress"
     plugins.tell(
         "hydrapress_sweep_started",
@@ -126,7 +131,9 @@ def _sweep(arguments: list[str]) -> Iterator[str]:
         state, message = State.FAILED, str(error)
         raise
     finally:
-        plugins.tell("hydrapress_sweep_finished", SweepFinished(sweep_id, state, message))
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+        plugins.tell("hydrapress_sweep_finished", SweepFinished(sweep_id, state, message, folder))
 
 
 def set_environment() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
@@ -27,6 +27,7 @@ __all__ = [
     "CONFIG_NAME",
     "chosen_experiment",
     "compose_config",
+    "experiment_name",
     "explained",
     "prepare_hydra",
     "sweep_variants",
@@ -57,12 +58,21 @@ def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def chosen_experiment(overrides: Sequence[str]) -> str | None:
-    """Give the ``experiment=`` that overrides choose; trackers group runs under its name."""
+    """Give the name under which trackers group what overrides choose; see ``experiment_name``."""
     prepare_hydra()
     with _initialized():
         config = compose(CONFIG_NAME, overrides=list(overrides), return_hydra_config=True)
-    choice = config.hydra.runtime.choices.get("experiment")
-    return None if choice in (None, "null") else str(choice)
+    return experiment_name(config.hydra.runtime.choices)
+
+
+def experiment_name(choices: Mapping[str, Any]) -> str | None:
+    """Give the name of ``experiment=``, else of ``benchmark=``; ``None`` without both.
+
+    Args:
+        choices: Hydra's own record of the option of each group.
+    """
+    names = (choices.get(group) for group in ("experiment", "benchmark"))
+    return next((str(name) for name in names if name not in (None, "null")), None)
 
 
 def without_sweeps(overrides: Sequence[str]) -> list[str]:

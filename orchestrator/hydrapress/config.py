@@ -102,8 +102,19 @@ class BenchConfig:
 
 
 @dataclass
+class ReportConfig:
+    """Which reports are written: any at all, and one for each job of a sweep beside the sweep's own."""
+
+    enabled: bool = True
+    jobs: bool = True
+
+
+@dataclass
 class Config:
-    """The whole of a job's config."""
+    """The whole of a job's config.
+
+    ``benchmark`` is the registry's definition of the benchmark that is run; empty without one.
+    """
 
     seed: int = 0
     device: Device = Device.auto
@@ -113,7 +124,9 @@ class Config:
     stages: dict[str, Any] = field(default_factory=dict)
     bench: BenchConfig = field(default_factory=BenchConfig)
     parity: ParityProtocol = field(default_factory=ParityProtocol)
+    benchmark: dict[str, Any] = field(default_factory=dict)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
 
 

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from .artifacts import Report
-from .compose import CONFIG_MODULE, CONFIG_NAME, explained, prepare_hydra
+from .compose import CONFIG_MODULE, CONFIG_NAME, experiment_name, explained, prepare_hydra
 from .errors import StoreError
 from .job import overrides_label, run_job
 from .table import render_report, size_text
@@ -41,13 +41,14 @@ def hydra_job(config: DictConfig) -> Any:
     in_sweep = hydra_config.mode is RunMode.MULTIRUN
     overrides = list(hydra_config.overrides.task)
     chosen = dict(hydra_config.runtime.choices)
-    label = overrides_label(overrides) or str(chosen.get("experiment") or chosen.get("pipeline") or "")
+    label = overrides_label(overrides) or str(experiment_name(chosen) or chosen.get("pipeline") or "")
     result = run_job(
         config,
         Path(hydra_config.runtime.output_dir),
         label=label,
         job_name=f"job {hydra_config.job.num}" if in_sweep else "",
-        experiment=chosen.get("experiment"),
+        experiment=experiment_name(chosen),
+        overrides=overrides,
     )
     _print_result(result, title=label if in_sweep else "")
 

@@ -10,14 +10,18 @@ import json
 import os
 import platform
 import re
+import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Hardware", "Settings", "hardware", "load_average", "machine_settings", "versions"]
+from .summary.model import PackageSummary
+
+__all__ = ["Hardware", "Settings", "hardware", "load_average", "machine_settings", "packages", "versions"]
 
 _ISA_FLAGS = (
     "sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8",
@@ -33,6 +37,8 @@ _LIBRARIES = (
     "ai-edge-litert", "litert-torch", "ai-edge-quantizer", "openvino", "nncf", "executorch", "mlflow",
     "hydra-core",
 )  # fmt: skip
+
+_GIT_TIMEOUT_S = 5.0
 
 _CPUINFO = Path("/proc/cpuinfo")
 _SYSTEM = Path("/sys/devices/system")
@@ -169,6 +175,75 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+@cache
+def packages(modules: tuple[tuple[str, str], ...]) -> tuple[PackageSummary, ...]:
+    """Give the versions of distributions, and what git says of the code where it lies in a checkout.
+
+    Found out once a process.
+
+    Args:
+        modules: Each distribution with a top-level module of it whose code counts; a distribution
+            may come several times.
+    """
+    folders: dict[str, list[Path]] = {}
+    for distribution, module in modules:
+        folders.setdefault(distribution, []).extend(_code_folders(module))
+    return tuple(_package(name, tuple(dict.fromkeys(places))) for name, places in sorted(folders.items()))
+
+
+def _package(distribution: str, folders: tuple[Path, ...]) -> PackageSummary:
+    try:
+        version = metadata.version(distribution)
+    except (metadata.PackageNotFoundError, ValueError):
+        version = "unknown"
+    commit: str | None = None
+    dirty: bool | None = False
+    for root, inside in _by_checkout(folders).items():
+        said = _git(root, "rev-parse", "HEAD")
+        tracked = _git(root, "ls-files", "--", *inside)
+        changes = _git(root, "status", "--porcelain", "--", *inside)
+        if said is None or tracked is None or changes is None:
+            dirty = dirty or None
+        elif tracked:  # an installation may lie below the checkout of something else
+            commit = commit or said
+            dirty = True if changes else dirty
+    return PackageSummary(
+        name=distribution, version=version, commit=commit, dirty=True if "dirty" in version else dirty
+    )
+
+
+def _by_checkout(folders: Iterable[Path]) -> dict[Path, list[str]]:
+    """Give the folders by the git checkout around them; those in none are left out."""
+    found: dict[Path, list[str]] = {}
+    for folder in folders:
+        root = next((each for each in (folder, *folder.parents) if (each / ".git").exists()), None)
+        if root is not None:
+            found.setdefault(root, []).append(str(folder))
+    return found
+
+
+def _code_folders(module: str) -> list[Path]:
+    try:
+        spec = util.find_spec(module)
+    except (ImportError, ValueError):  # a module made in a notebook or a test
+        return []
+    if spec is None:
+        return []
+    places = spec.submodule_search_locations or ([spec.origin] if spec.has_location and spec.origin else [])
+    return [Path(place).resolve() for place in places]
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """Ask git about a checkout; ``None`` where it is not installed, refuses or takes too long."""
+    # an optional lock would be left in the way of the user's own git
+    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, timeout=_GIT_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.decode("utf-8", "replace").strip() if done.returncode == 0 else None
 
 
 def load_average() -> float:

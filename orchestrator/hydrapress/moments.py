@@ -104,11 +104,18 @@ class SweepFinished:
 
 @dataclass(frozen=True)
 class RunStarted:
-    """A job begins: the graph is sound, the data is read."""
+    """A job begins: the graph is sound, the data is read.
+
+    Attributes:
+        metric: The task's metric, such as ``accuracy``.
+        greater_is_better: The metric's direction.
+    """
 
     run: RunInfo
     graph: Graph
     data: DataInfo
+    metric: str = ""
+    greater_is_better: bool = True
 
 
 @dataclass(frozen=True)

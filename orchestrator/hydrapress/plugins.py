@@ -35,6 +35,7 @@ from .stage import RESERVED, Port, Stage, ports_of, product_of, stage_name
 
 if TYPE_CHECKING:
     from .backend import Backend
+    from .summary.archive import Archive
 
 __all__ = ["GROUP", "Package", "Plugins", "StageSpec", "installed_plugins"]
 
@@ -218,6 +219,11 @@ class Plugins:
         """Give companion commands: word -> import path."""
         return self._merged("command", "hydrapress_commands")
 
+    @cached_property
+    def archives(self) -> Mapping[str, Archive]:
+        """Give all places where past jobs are found, by name."""
+        return self._named("archive", "hydrapress_archives", lambda archive: str(archive.name))
+
     def conf_folders(self) -> Mapping[str, str]:
         """Give folders of YAML: provider (the distribution's name) -> ``pkg://`` path."""
         return {
@@ -226,8 +232,11 @@ class Plugins:
         }
 
     def tell(self, moment: str, event: object) -> None:
-        """Tell every plugin of a moment; one that raises is reported, not obeyed."""
-        for implementation in getattr(self._manager.hook, moment).get_hookimpls():
+        """Tell every plugin of a moment; one that raises is reported, not obeyed.
+
+        Those marked ``tryfirst`` hear of it first, then the one registered last, as in pluggy.
+        """
+        for implementation in reversed(getattr(self._manager.hook, moment).get_hookimpls()):
             try:
                 implementation.function(event)
             except Exception as error:  # listeners are third parties; the run goes on

@@ -116,8 +116,11 @@ class Runner:
         """
         try:
             self._task.require_sound()
-            data = self._task.data_info()
-            self._plugins.tell("hydrapress_run_started", RunStarted(self._run, self._graph, data))
+            data, objective = self._task.data_info(), self._task.objective
+            self._plugins.tell(
+                "hydrapress_run_started",
+                RunStarted(self._run, self._graph, data, objective.metric, objective.greater_is_better),
+            )
             keys = graph_keys(self._graph.nodes, run_scope(self._task, self._device))
             for node in self._graph.nodes.values():
                 self._services.check_cancelled()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hydrapress.moments import (
         Measurement,
         Metric,
+        RecordMade,
         RunFailed,
         RunFinished,
         RunStarted,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         SweepFinished,
         SweepStarted,
     )
+    from hydrapress.summary.archive import Archive
 
     from .tracker import Tracker
 
@@ -35,6 +37,14 @@ __all__ = ["how_to_open"]
 def hydrapress_commands() -> Mapping[str, str]:
     """Offer ``hydrapress track``."""
     return {"track": "hydrapress_mlflow.commands:track"}
+
+
+@hookimpl
+def hydrapress_archives() -> list[Archive]:
+    """Offer the jobs that are recorded in MLflow."""
+    from .archive import MlflowArchive
+
+    return [MlflowArchive()]
 
 
 @hookimpl
@@ -95,6 +105,12 @@ def hydrapress_metric_logged(event: Metric) -> None:
 def hydrapress_measurement_taken(event: Measurement) -> None:
     """Record a run for the measurement."""
     _tracker().measurement_taken(event)
+
+
+@hookimpl
+def hydrapress_record_made(event: RecordMade) -> None:
+    """Add a record of a benchmark to the runs that it was made of."""
+    _tracker().record_made(event)
 
 
 def _tracker() -> Tracker:

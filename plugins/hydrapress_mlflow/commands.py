@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hydrapress.errors import StoreError
 
+from .places import fallback_for
 from .spool import Busy, flush, read_spool, spool_files
 from .target import SPOOL, without_password
 
@@ -25,15 +26,15 @@ def track(argv: list[str]) -> int:
     actions = parser.add_subparsers(dest="action", required=True)
     sending = actions.add_parser("flush", help="send what was kept while the server was away")
     sending.add_argument("--uri", help="another server than the one that it was for")
-    sending.add_argument(
-        "--spool", type=Path, default=SPOOL, metavar="DIR", help="where it is kept (default: %(default)s)"
-    )
+    sending.add_argument("--spool", type=Path, metavar="DIR", help=f"where it is kept (default: {SPOOL})")
     options = parser.parse_args(argv)
     # nobody waits for it as a job would
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
-    files = spool_files(options.spool)
+    # of a working folder that can't be written, it is kept elsewhere
+    usual = (SPOOL, fallback_for(Path.cwd(), SPOOL.name))
+    files = [path for folder in ([options.spool] if options.spool else usual) for path in spool_files(folder)]
     if not files:
-        print(f"nothing to send in {options.spool}")  # noqa: T201
+        print(f"nothing to send in {options.spool or SPOOL}")  # noqa: T201
         return 0
     failed = [path for path in files if not _sent(path, options.uri)]
     return 1 if failed else 0

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hydrapress.artifacts import Model, Report
+from hydrapress.artifacts import Model
 from hydrapress.moments import State
 from hydrapress.stage import stage_name
 
-from .machine import circumstances, host, process_tags
+from .about import chosen_params, circumstance, config_params, filter_tags, measurement_title, title
+from .machine import circumstances, process_tags
+from .makers import data_parts, error_tag, kept_files, now_ms, points_of, sweep_run
 from .operations import (
     CreateRun,
-    DataPart,
     LogBatch,
     LogInputs,
     LogModel,
     LogText,
     Point,
+    Prepare,
     Terminate,
     UseModel,
 )
 from .stream import Stream
 from .target import Target, how_to_open, without_password
-from .text import config_yaml, fits, flat, key_name, log_tail, report_page
+from .text import config_yaml, fits, flat, key_name, log_tail
 
 if TYPE_CHECKING:
     from hydrapress.graph import Graph, Node
@@ -42,20 +45,26 @@ if TYPE_CHECKING:
         StageFinished,
     )
 
-__all__ = ["Job", "now_ms", "sweep_run", "title"]
+__all__ = ["Job"]
 
 _CURVE_DELAY_S = 10.0
 """Values of a running stage are sent this often, so that its curve is seen while it grows."""
-
-_UNTRACKED = frozenset({"tracking", "store"})
-"""Parts of the config that say nothing about a result."""
 
 
 class Job:
     """One job being recorded."""
 
-    def __init__(self, run: RunInfo, graph: Graph | None, data: DataInfo | None) -> None:
-        """Open the job's run; graph and data are ``None`` for one that failed before it started."""
+    def __init__(
+        self, run: RunInfo, graph: Graph | None = None, data: DataInfo | None = None, *, metric: str = ""
+    ) -> None:
+        """Open the job's run.
+
+        Args:
+            run: The job.
+            graph: ``None`` for one that failed before it started.
+            data: As ``graph``.
+            metric: The task's, such as ``accuracy``; "" where it is unknown.
+        """
         self._info, self._id = run, run.run_id
         self._stream = Stream(Target.of(run.tracking), run.experiment, run.run_id)
         self._children = 0
@@ -64,12 +73,16 @@ class Job:
         self._curves: dict[str, list[Point]] = {}
         self._curves_since = time.monotonic()
         self._keys: dict[str, str] = {}
+        self._formats: dict[str, str] = {}
+        self._graph, self._data = graph, data_parts(data)
         self._measured: set[str] = set()
-        self._tags = {**process_tags(), **circumstances(), **_benchmark(run.config)}
-        self._begin(graph, data)
+        self._tags = {**process_tags(), **circumstances(), **filter_tags(run.config)}
+        self._begin()
+        if metric:
+            self._stream.send(Prepare(metric))
         self._write_tracking()
 
-    def _begin(self, graph: Graph | None, data: DataInfo | None) -> None:
+    def _begin(self) -> None:
         run, stream = self._info, self._stream
         parent = None
         if run.sweep_id:
@@ -80,23 +93,23 @@ class Job:
             **self._tags,
             "hydrapress.kind": "job",
             "hydrapress.run": run.run_id,
+            "hydrapress.command": fits(shlex.join(["hydrapress", *run.overrides])),
             "mlflow.source.name": "hydrapress",
             "mlflow.source.type": "LOCAL",
         }
         stream.send(CreateRun(self._id, title("job", run.label), now_ms(), tags, parent))
         stream.close_abandoned_runs()
         stream.send(
-            LogBatch(self._id, params=flat({k: v for k, v in run.config.items() if k not in _UNTRACKED})),
+            LogBatch(self._id, params=config_params(run.config)),
             LogText(self._id, "config.yaml", config_yaml(run.config)),
         )
-        if data is not None and data.sizes:
-            parts = tuple(DataPart(data.name, data.digest, split, n) for split, n in data.sizes.items())
-            stream.send(LogInputs(self._id, parts))
-        if graph is not None:
+        if self._data:
+            stream.send(LogInputs(self._id, self._data))
+        if self._graph is not None:
             from hydrapress.companions.graph import svg
 
-            stream.send(LogText(self._id, "graph.txt", f"{graph}\n"))
-            stream.send(LogText(self._id, "graph.svg", svg(graph, {})))
+            stream.send(LogText(self._id, "graph.txt", f"{self._graph}\n"))
+            stream.send(LogText(self._id, "graph.svg", svg(self._graph, {})))
 
     def open_stage(self, node: Node, key: str, *, cached: bool) -> str:
         """Open a stage's run and give its local name."""
@@ -118,6 +131,9 @@ class Job:
         node, key = event.node, event.key
         run = self._open.get(node.id) or self.open_stage(node, key, cached=event.cached)
         params, model = flat(node.stage), None
+        more = {}
+        if isinstance(event.artifact, Model):
+            self._formats[node.id] = more["hydrapress.format"] = event.artifact.format
         if isinstance(event.artifact, Model) and self._info.tracking.get("models", True):
             self._keys[node.id] = model = key
             tags = {"hydrapress.stage": node.id, "hydrapress.use": stage_name(type(node.stage))}
@@ -134,11 +150,11 @@ class Job:
                 )
             )
         now = now_ms()
-        points = _points({**event.metrics, "seconds": event.seconds}, now)
+        points = points_of({**event.metrics, "seconds": event.seconds}, now)
         # curves stay off the model: there they would read as its final values
         if curve := self._take_curve(node.id):
             self._stream.send(LogBatch(run, curve))
-        self._stream.send(LogBatch(run, points, params, {}, model))
+        self._stream.send(LogBatch(run, points, params, more, model))
         self._stream.send(Terminate(run, State.FINISHED.value, now))
         self._open.pop(node.id, None)
 
@@ -146,7 +162,7 @@ class Job:
         """Close a stage's run with the error."""
         run = self._open.get(event.node.id) or self.open_stage(event.node, "", cached=False)
         killed = isinstance(event.error, KeyboardInterrupt)
-        self._end_stage(event.node.id, run, State.KILLED if killed else State.FAILED, _error_tag(event.error))
+        self._end_stage(event.node.id, run, State.KILLED if killed else State.FAILED, error_tag(event.error))
         self._stream.send(LogBatch(run, params=flat(event.node.stage)))
 
     def metric_logged(self, event: Metric) -> None:
@@ -163,53 +179,65 @@ class Job:
         """Record a measurement as a run of its own."""
         run, key = self._next_id(), self._keys.get(event.model_id)
         first = key is not None and event.problem is None and event.model_id not in self._measured
-        circumstance = f"{event.backend}, {_count(event.threads, 'thread')}, batch {event.batch_size}"
+        format_ = self._formats.get(event.model_id, "")
         tags = {
             **self._tags,
             "hydrapress.kind": "measurement",
             "hydrapress.stage": event.stage_id,
             "hydrapress.model": event.model_id,
+            "hydrapress.format": format_,
             "hydrapress.backend": event.backend,
+            "hydrapress.scenario": event.scenario.value,
             "hydrapress.key": key or "",
             "hydrapress.verdict": "; ".join((event.verdict, *event.reasons)),
             "hydrapress.error": event.problem or "",
         }
-        params = {
-            **flat(event.params),
-            "model": event.model_id,
-            "backend": event.backend,
-            "threads": str(event.threads),
-            "batch_size": str(event.batch_size),
-        }
-        now, title = now_ms(), f"{event.model_id} on {circumstance}"
-        parent = self._stages.get(event.stage_id, self._id)
-        self._stream.send(CreateRun(run, title, now, {k: v for k, v in tags.items() if v}, parent))
+        now, parent = now_ms(), self._stages.get(event.stage_id, self._id)
+        measuring = self._graph.nodes.get(event.stage_id) if self._graph else None
+        name = measurement_title(event, format_, measuring.stage if measuring else None)
+        self._stream.send(CreateRun(run, name, now, {k: v for k, v in tags.items() if v}, parent))
+        test = tuple(part for part in self._data if part.split == "test")
+        if test:
+            self._stream.send(LogInputs(run, test))
         if key is not None:
             # a model bears the figures of one circumstance only, and says which
-            mark = {"hydrapress.measured_on": circumstance} if first else {}
+            mark = {"hydrapress.measured_on": circumstance(event)} if first else {}
             self._stream.send(UseModel(run, key, mark))
         if first:
             self._measured.add(event.model_id)
-        points = _points(event.metrics, now)
-        self._stream.send(LogBatch(run, points, params, {}, key if first else None))
+        points = points_of(event.metrics, now)
+        self._stream.send(LogBatch(run, points, self._measured_params(event), {}, key if first else None))
         state = State.FAILED if event.problem else State.FINISHED
         self._stream.send(Terminate(run, state.value, now))
 
+    def _measured_params(self, event: Measurement) -> dict[str, str]:
+        named = {name: f"hydrapress.{name}" for name in ("seed", "data", "model_name")}
+        params = {
+            **chosen_params(self._info, event.stage_id),
+            **flat(event.params),
+            **{name: self._tags[tag] for name, tag in named.items() if tag in self._tags},
+            "data_digest": next((part.digest for part in self._data), ""),
+            "model": event.model_id,
+            "format": self._formats.get(event.model_id, ""),
+            "backend": event.backend,
+            "threads": str(event.threads),
+            "batch_size": str(event.batch_size),
+            "scenario": event.scenario.value,
+        }
+        return {name: value for name, value in params.items() if value}
+
     def finished(self, event: RunFinished) -> None:
-        """Close the job's run, with its report, metrics and log."""
-        if isinstance(event.report, Report):
-            page = report_page(event.report, f"run {self._id}, {host()}")
-            self._stream.send(LogText(self._id, "report.html", page))
+        """Close the job's run, with its metrics, report and log."""
         now = now_ms()
         values = {
             f"{stage}/{name}": v for stage, metrics in event.metrics.items() for name, v in metrics.items()
         }
-        self._stream.send(LogBatch(self._id, _points(values, now)))
+        self._stream.send(LogBatch(self._id, points_of(values, now)))
         self._end(State.FINISHED, {})
 
     def failed(self, event: RunFailed) -> None:
         """Close the job's run, and what is open below it, with the error."""
-        tag = _error_tag(event.error)
+        tag = error_tag(event.error)
         for stage, run in list(self._open.items()):
             self._end_stage(stage, run, event.state, tag)
         self._end(event.state, tag)
@@ -226,6 +254,7 @@ class Job:
                 for p in self._take_curve(stage)
             ]
             self._stream.send(LogBatch(self._id, tuple(left)))
+        self._stream.send(*kept_files(self._id, self._info.folder))
         for path in sorted(self._info.folder.glob("*.log")):
             with contextlib.suppress(OSError):
                 self._stream.send(LogText(self._id, path.name, log_tail(path)))
@@ -259,42 +288,6 @@ class Job:
         path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
-def _benchmark(config: Mapping[str, Any]) -> dict[str, str]:
-    benchmark = config.get("benchmark")
-    if isinstance(benchmark, Mapping):
-        benchmark = benchmark.get("id") or benchmark.get("name")
-    return {"hydrapress.benchmark": str(benchmark)} if benchmark else {}
-
-
-def _points(metrics: Mapping[str, float], at_ms: int) -> tuple[Point, ...]:
-    return tuple(Point(key_name(name), float(value), 0, at_ms) for name, value in metrics.items())
-
-
-def _error_tag(error: BaseException) -> dict[str, str]:
-    text = str(error).strip()
-    return {"hydrapress.error": fits(text or type(error).__name__)}
-
-
 def _model_name(stage: str) -> str:
     """MLflow refuses these characters in a model's name."""
     return "".join("_" if c in "/:.%\"'" else c for c in stage)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
-
-
-def sweep_run(sweep_id: str, overrides: str = "") -> CreateRun:
-    """Create a sweep's run, or find it: its command and each of its jobs do so."""
-    tags = {"hydrapress.kind": "sweep", "hydrapress.sweep": sweep_id}
-    return CreateRun(f"sweep-{sweep_id}", title("sweep", overrides), now_ms(), tags, shared=True)
-
-
-def title(kind: str, text: str) -> str:
-    """Name a run by what it overrides, or by its kind."""
-    return fits(text, 200) if text else kind
-
-
-def now_ms() -> int:
-    """Give Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000

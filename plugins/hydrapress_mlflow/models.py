@@ -16,6 +16,9 @@ from filelock import FileLock
 
 from hydrapress.artifacts import file_sha256
 
+from .operations import LogFile
+from .places import place_for
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
     from .operations import LogModel
 
-__all__ = ["KEY_TAG", "record_model", "sealed"]
+__all__ = ["KEY_TAG", "file_problems", "record_model", "sealed"]
 
 KEY_TAG = "hydrapress.key"
 
@@ -31,10 +34,13 @@ _LOCK_TIMEOUT_S = 300
 _ONNX_FILE = "model.onnx"
 
 
-def sealed(op: LogModel) -> LogModel:
+def sealed(op: LogModel | LogFile) -> LogModel | LogFile:
     """Note the sha256 of every file, for an operation that has to wait."""
     import dataclasses
 
+    if isinstance(op, LogFile):
+        path = Path(op.file)
+        return dataclasses.replace(op, sha256=file_sha256(path)) if path.is_file() else op
     folder = Path(op.folder)
     files = {str(p.relative_to(folder)): file_sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
     return dataclasses.replace(op, files=files)
@@ -57,8 +63,7 @@ def record_model(
     """
     from mlflow.entities import LoggedModelOutput
 
-    lock = folder / ".hydrapress" / "mlflow" / f"{op.model[:2]}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock = place_for(folder, "mlflow") / f"{op.model[:2]}.lock"
     with FileLock(lock, timeout=_LOCK_TIMEOUT_S):
         found = _find(client, experiment_id, op.model)
         if found is None or found.status != "READY":
@@ -91,15 +96,25 @@ def _find(client: MlflowClient, experiment_id: str, key: str) -> LoggedModel | N
 def _problems(op: LogModel) -> list[str]:
     folder = Path(op.folder)
     if op.files is None:
-        return [] if folder.is_dir() else [f"model of '{op.name}': {folder} is gone"]
+        return [] if folder.is_dir() else [f"{folder} is gone"]
     problems = []
     for name, digest in op.files.items():
         path = folder / name
         if not path.is_file():
-            problems.append(f"model of '{op.name}': {path} is gone")
+            problems.append(f"{path} is gone")
         elif file_sha256(path) != digest:
-            problems.append(f"model of '{op.name}': {path} has changed since")
+            problems.append(f"{path} has changed since")
     return problems
+
+
+def file_problems(op: LogFile) -> list[str]:
+    """Say why a file can't be sent any more, one line each."""
+    path = Path(op.file)
+    if not path.is_file():
+        return [f"{path} is gone"]
+    if op.sha256 is not None and file_sha256(path) != op.sha256:
+        return [f"{path} has changed since"]
+    return []
 
 
 def _upload(client: MlflowClient, op: LogModel, model: LoggedModel, run_id: str) -> None:

@@ -10,17 +10,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 __all__ = [
+    "Annotate",
     "CreateRun",
     "DataPart",
     "LogBatch",
+    "LogFile",
     "LogInputs",
     "LogModel",
     "LogText",
     "Operation",
     "Point",
+    "Prepare",
     "Terminate",
     "UseModel",
     "from_json",
@@ -87,6 +90,41 @@ class LogText:
 
 
 @dataclass(frozen=True)
+class LogFile:
+    """Keep a file as an artifact of a run, under its own name.
+
+    Attributes:
+        file: Where it lies.
+        sha256: Of its bytes, filled in when the operation has to wait.
+    """
+
+    run: str
+    file: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Annotate:
+    """Add tags and a text artifact to a run that another stream made, in whichever experiment."""
+
+    run: str
+    path: str
+    text: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Describe the experiment and add the shared views of its page, unless that was done.
+
+    Attributes:
+        metric: The quality that the views show, such as ``accuracy``.
+    """
+
+    metric: str
+
+
+@dataclass(frozen=True)
 class LogModel:
     """Record a model that a run yielded, unless the experiment has one of this key.
 
@@ -139,11 +177,20 @@ class Terminate:
     shared: bool = False
 
 
-Operation = CreateRun | LogBatch | LogText | LogModel | UseModel | LogInputs | Terminate
+Operation = (
+    CreateRun
+    | LogBatch
+    | LogText
+    | LogFile
+    | LogModel
+    | UseModel
+    | LogInputs
+    | Annotate
+    | Prepare
+    | Terminate
+)
 
-_KINDS: Mapping[str, type[Operation]] = {
-    cls.__name__: cls for cls in (CreateRun, LogBatch, LogText, LogModel, UseModel, LogInputs, Terminate)
-}
+_KINDS: Mapping[str, type[Operation]] = {cls.__name__: cls for cls in get_args(Operation)}
 
 
 def to_json(operation: Operation) -> dict[str, Any]:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from .database import connect, quiet_mlflow
 from .machine import HOST_TAG, PROCESS_TAG, host, is_gone
-from .models import record_model
+from .models import file_problems, record_model
 from .operations import (
+    Annotate,
     CreateRun,
     LogBatch,
+    LogFile,
     LogInputs,
     LogModel,
     LogText,
     Operation,
     Point,
+    Prepare,
     Terminate,
     UseModel,
 )
 from .text import fits, folder_name
+from .views import prepare
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,10 +33,13 @@ if TYPE_CHECKING:
 
     from .target import Target
 
-__all__ = ["ID_TAG", "PARENT_TAG", "Sink"]
+__all__ = ["ID_TAG", "PARENT_TAG", "SENT_TAG", "Sink"]
 
 ID_TAG = "hydrapress.id"
 """The local name of a run, by which it is found again."""
+
+SENT_TAG = "hydrapress.sent_on"
+"""The day, in UTC, on which a run that had to wait was sent."""
 
 PARENT_TAG = "mlflow.parentRunId"
 
@@ -64,7 +72,8 @@ class Sink:
 
         Args:
             target: Where.
-            experiment: Its name; it is created when there is none.
+            experiment: Its name; it is created when there is none. "" for a stream that only
+                adds to runs of others.
             resuming: A stream is taken up again: each run is looked for before it is
                 created.
 
@@ -77,7 +86,7 @@ class Sink:
         self._target, self.resuming = target, resuming
         self._client: MlflowClient = connect(target)
         with quiet_mlflow():
-            self.experiment_id = self._experiment(experiment)
+            self.experiment_id = self._experiment(experiment) if experiment else ""
 
     def execute(self, operation: Operation) -> None:
         """Do one operation.
@@ -93,12 +102,18 @@ class Sink:
                     self._log(operation)
                 case LogText(run, path, text):
                     self._client.log_text(self.runs[run], text, path)
+                case LogFile():
+                    self._keep(operation)
                 case LogModel():
                     self._record(operation)
                 case UseModel():
                     self._use(operation)
                 case LogInputs():
                     self._log_inputs(operation)
+                case Annotate():
+                    self._annotate(operation)
+                case Prepare(metric):
+                    prepare(self._client, self.experiment_id, metric)
                 case Terminate():
                     self._terminate(operation)
 
@@ -139,6 +154,9 @@ class Sink:
         found = self._client.search_runs(list(experiments), f"tags.`{ID_TAG}` = '{local}'")
         return [str(run.info.run_id) for run in found]
 
+    def _find_everywhere(self, local: str) -> list[str]:
+        return self._find(local, [e.experiment_id for e in self._client.search_experiments()])
+
     def _create(self, op: CreateRun) -> None:
         if op.shared or self.resuming:
             found = self._find(op.run, [self.experiment_id])
@@ -146,6 +164,9 @@ class Sink:
                 self.runs[op.run] = found[0]
                 return
         tags = {name: fits(value) for name, value in op.tags.items()} | {ID_TAG: op.run}
+        if self.resuming:
+            # it may be older than runs that were seen there already
+            tags[SENT_TAG] = time.strftime("%Y-%m-%d", time.gmtime())
         if op.parent is not None:
             tags[PARENT_TAG] = self.runs[op.parent]
         run = self._client.create_run(
@@ -171,9 +192,24 @@ class Sink:
         model_id, problems = record_model(
             self._client, op, self.experiment_id, self.runs[op.run], self._target.folder
         )
-        self.missing += problems
+        self.missing += [f"model of '{op.name}': {problem}" for problem in problems]
         if model_id is not None:
             self.models[op.model] = model_id
+
+    def _keep(self, op: LogFile) -> None:
+        problems = file_problems(op)
+        self.missing += problems
+        if not problems:
+            self._client.log_artifact(self.runs[op.run], op.file)
+
+    def _annotate(self, op: Annotate) -> None:
+        found = self._find_everywhere(op.run)
+        if not found:
+            self.missing.append(f"run {op.run} is not recorded there, so '{op.path}' was not added to it")
+        for run_id in found:
+            self._client.log_text(run_id, op.text, op.path)
+            for name, value in op.tags.items():
+                self._client.set_tag(run_id, name, fits(value))
 
     def _use(self, op: UseModel) -> None:
         from mlflow.entities import LoggedModelInput
@@ -207,8 +243,7 @@ class Sink:
     def _terminate(self, op: Terminate) -> None:
         run_ids = [self.runs[op.run]] if op.run in self.runs else []
         if op.shared:
-            everywhere = [e.experiment_id for e in self._client.search_experiments()]
-            run_ids = list(dict.fromkeys([*run_ids, *self._find(op.run, everywhere)]))
+            run_ids = list(dict.fromkeys([*run_ids, *self._find_everywhere(op.run)]))
         for run_id in run_ids:
             self._client.set_terminated(run_id, op.state, op.ended_ms)
 

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from hydrapress.errors import StoreError
 
 from .models import sealed
-from .operations import CreateRun, LogModel, Operation, Terminate, from_json, to_json
+from .operations import CreateRun, LogFile, LogModel, Operation, Terminate, from_json, to_json
 from .target import Target
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class SpoolWriter:
 
     def append(self, operation: Operation) -> None:
         """Add an operation."""
-        if isinstance(operation, LogModel):
+        if isinstance(operation, LogModel | LogFile):
             operation = sealed(operation)
         self._write(to_json(operation))
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .places import place_for
+
 __all__ = ["SPOOL", "Target", "how_to_open", "without_password"]
 
 SPOOL = Path(".hydrapress", "spool")
@@ -65,8 +67,8 @@ class Target:
 
     @property
     def spool(self) -> Path:
-        """Where is kept what could not be sent."""
-        return self.folder / SPOOL
+        """Where is kept what could not be sent; the folder is made."""
+        return place_for(self.folder, SPOOL.name)
 
 
 def how_to_open(tracking: Mapping[str, Any]) -> str:

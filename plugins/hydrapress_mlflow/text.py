@@ -1,31 +1,19 @@
-"""Text: values as MLflow takes them, and pages for people."""
+"""Text: values as MLflow takes them."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import html
 import posixpath
 import re
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from hydrapress.artifacts import Report
-
-__all__ = ["config_yaml", "fits", "flat", "folder_name", "key_name", "log_tail", "report_page"]
+__all__ = ["config_yaml", "fits", "flat", "folder_name", "key_name", "log_tail"]
 
 _MAX_LOG_BYTES = 1_000_000
-
-_STYLE = (
-    "body{font:14px/1.5 system-ui,sans-serif;margin:2rem;color:#1b1f24}"
-    "table{border-collapse:collapse}"
-    "th,td{padding:.3rem .8rem;border-bottom:1px solid #d7dbe0;text-align:left}"
-    "td.n{text-align:right;font-variant-numeric:tabular-nums}th{border-bottom:2px solid #1b1f24}"
-    "p{color:#57606a;max-width:60rem}"
-)
 
 
 def fits(value: str, limit: int = 5000) -> str:
@@ -60,7 +48,7 @@ def flat(value: Any, prefix: str = "") -> dict[str, str]:
 
 def config_yaml(config: Mapping[str, Any]) -> str:
     """Write a composed config as YAML, passwords in addresses hidden."""
-    import yaml  # type: ignore[import-untyped]  # it ships no types
+    import yaml
 
     from .target import without_password
 
@@ -73,29 +61,6 @@ def log_tail(path: Path) -> str:
         size = file.seek(0, 2)
         file.seek(max(0, size - _MAX_LOG_BYTES))
         return file.read().decode("utf-8", errors="replace")
-
-
-def report_page(report: Report, run: str) -> str:
-    """Write a report as a page that needs no other file."""
-    columns = list(dict.fromkeys(name for row in report.rows for name in row))
-    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in columns)
-    rows = "\n".join(
-        "<tr>" + "".join(_cell(row.get(name)) for name in columns) + "</tr>" for row in report.rows
-    )
-    notes = "\n".join(f"<p>{html.escape(str(note))}</p>" for note in report.notes)
-    title = html.escape(report.title)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
-        f"<style>{_STYLE}</style></head>\n<body><h1>{title}</h1>\n"
-        f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>\n"
-        f"{notes}\n<p>{html.escape(run)}</p></body></html>\n"
-    )
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return f"<td>{html.escape('' if value is None else str(value))}</td>"
-    return f'<td class="n">{value:,}</td>' if isinstance(value, int) else f'<td class="n">{value:.6g}</td>'
 
 
 def _plain(value: Any) -> str:

@@ -5,11 +5,14 @@ Run tree: sweep, job, stage, measurement. It imports no MLflow; the stream's sin
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .job import Job, now_ms, sweep_run, title
+from .about import title
+from .job import Job
 from .machine import circumstances, process_tags
-from .operations import LogBatch, Terminate
+from .makers import kept_files, now_ms, sweep_run
+from .operations import Annotate, LogBatch, Terminate
 from .stream import Stream
 from .target import Target
 from .text import fits
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from hydrapress.moments import (
         Measurement,
         Metric,
+        RecordMade,
         RunFailed,
         RunFinished,
         RunStarted,
@@ -65,13 +69,15 @@ class Tracker:
         run = sweep_run(event.sweep_id).run
         if event.error:
             stream.send(LogBatch(run, tags={"hydrapress.error": fits(event.error)}))
+        if event.folder != Path():
+            stream.send(*kept_files(run, event.folder))
         stream.send(Terminate(run, event.state.value, now_ms(), shared=True))
         stream.finish()
 
     def run_started(self, event: RunStarted) -> None:
         """Open the job's run."""
         if event.run.tracking.get("enabled", True):
-            self._jobs[event.run.run_id] = Job(event.run, event.graph, event.data)
+            self._jobs[event.run.run_id] = Job(event.run, event.graph, event.data, metric=event.metric)
 
     def run_finished(self, event: RunFinished) -> None:
         """Close it."""
@@ -82,7 +88,7 @@ class Tracker:
         """Close it with the error; one that failed before it started is recorded, too."""
         if not event.run.tracking.get("enabled", True):
             return
-        job = self._jobs.pop(event.run.run_id, None) or Job(event.run, None, None)
+        job = self._jobs.pop(event.run.run_id, None) or Job(event.run)
         job.failed(event)
 
     def stage_started(self, event: StageStarted) -> None:
@@ -109,6 +115,16 @@ class Tracker:
         """Record a measurement."""
         if job := self._jobs.get(event.run.run_id):
             job.measurement_taken(event)
+
+    def record_made(self, event: RecordMade) -> None:
+        """Add a record to the runs that it was made of."""
+        if not event.tracking.get("enabled", True):
+            return
+        runs = [*event.run_ids, *([sweep_run(event.sweep_id).run] if event.sweep_id else [])]
+        tags = {"hydrapress.record": event.record_id}
+        stream = Stream(Target.of(event.tracking), "", f"record-{event.record_id}")
+        stream.send(*[Annotate(run, "record.json", event.text, tags) for run in runs])
+        stream.finish()
 
 
 tracker = Tracker()

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from hydrapress.scenario import Scenario
 from hydrapress_registry.definition import Division
+from hydrapress_registry.record import Role
 
 __all__ = ["Entry", "Estimate", "Origin"]
 
@@ -49,9 +50,17 @@ class Entry:
         greater_is_better: The quality's direction.
         hardware: The processor's name.
         fingerprint: Equal where latencies may be compared; "" when unknown.
+        runtime: The backend's version; "" when unknown.
         data_digest: sha256 of the data; "" when unknown.
+        test_size: Samples that the quality was measured on; ``None`` when unknown.
+        network: The model's name in the zoo; "" when unknown.
+        role: Of the model in its record; ``None`` for runs outside a benchmark.
+        baseline: The stage that ``speedup`` is against; "" when unknown.
         command: How to get it again.
         passed: Whether it keeps the benchmark's gate; ``None`` when that can't be told.
+        versions: Library versions by distribution.
+        by_seed: The metrics of each seed, where the seeds are known.
+        references: The jobs behind it, as archives know them; empty for a record.
     """
 
     id: str
@@ -71,8 +80,20 @@ class Entry:
     seeds: tuple[int, ...] = ()
     hardware: str = ""
     fingerprint: str = ""
+    runtime: str = ""
     data_digest: str = ""
+    test_size: int | None = None
+    network: str = ""
+    role: Role | None = None
+    baseline: str = ""
     command: str = ""
     verdict: str = ""
     passed: bool | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    by_seed: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    references: tuple[str, ...] = ()
+
+    def value(self, metric: str) -> float | None:
+        """Give a metric's value, or ``None`` where it was not measured."""
+        estimate = self.metrics.get(metric)
+        return None if estimate is None else estimate.value

@@ -1,5 +1,7 @@
 """Summaries of jobs: what is in one, who writes it, and where past ones are found."""
 
+from .archive import Archive, ArchivedRow, RowFilter
+from .local import ARCHIVE, SUMMARY_NAME, LocalArchive, archives, find_summaries, read_summary
 from .model import (
     SUMMARY_SCHEMA,
     Curve,
@@ -13,13 +15,22 @@ from .model import (
 )
 
 __all__ = [
+    "ARCHIVE",
+    "SUMMARY_NAME",
     "SUMMARY_SCHEMA",
+    "Archive",
+    "ArchivedRow",
     "Curve",
     "DataSummary",
     "EnvironmentSummary",
     "LayerSummary",
+    "LocalArchive",
     "MeasurementSummary",
     "PackageSummary",
+    "RowFilter",
     "RunSummary",
     "StageSummary",
+    "archives",
+    "find_summaries",
+    "read_summary",
 ]

@@ -1,0 +1,1 @@
+"""The YAML of the registry's benchmarks; nothing imports this package."""

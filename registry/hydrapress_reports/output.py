@@ -1,0 +1,88 @@
+"""Output: a report in the form that its file's name asks for."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydrapress.errors import RegistryError
+
+if TYPE_CHECKING:
+    from .contents import Contents
+
+__all__ = ["SUFFIXES", "as_bytes", "require_suffix", "write_report"]
+
+SUFFIXES = (".html", ".md", ".png", ".svg", ".json")
+"""What a report can be written as."""
+
+
+def require_suffix(path: Path) -> None:
+    """Refuse a file's name that tells no form.
+
+    Raises:
+        RegistryError: If its suffix is another than ``SUFFIXES``.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        got = f"'{path.suffix}' is none of them" if path.suffix else "this one has none"
+        raise RegistryError(
+            f"{path}: a report is written as its file's suffix says, and {got}; use {', '.join(SUFFIXES)}"
+        )
+
+
+def as_bytes(contents: Contents, suffix: str) -> bytes:
+    """Render a report.
+
+    Args:
+        contents: The report.
+        suffix: One of ``SUFFIXES``.
+    """
+    match suffix:
+        case ".html":
+            from .page import page
+
+            return page(contents).encode()
+        case ".md":
+            from .markdown import markdown
+
+            return markdown(contents).encode()
+        case ".png" | ".svg":
+            from .picture import PictureFormat, picture
+
+            return picture(contents, PictureFormat(suffix.removeprefix(".")))
+        case _:
+            from hydrapress.schema import to_json
+
+            return to_json(contents).encode()
+
+
+def write_report(contents: Contents, path: Path) -> None:
+    """Write a report to a file, whole or not at all.
+
+    Raises:
+        RegistryError: If the file's suffix tells no form, or the disk refuses.
+    """
+    require_suffix(path)
+    content = as_bytes(contents, path.suffix.lower())
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        unfinished = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+            # what mkstemp makes is closed to others
+            unfinished.chmod(0o666 & ~_umask())
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise RegistryError(
+            f"{path}: can't be written: {error.strerror or error}; choose another place with -o"
+        ) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,47 @@
+"""Terminal: the frontier of a sweep, on stdout at its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydrapress.moments import State
+from hydrapress_registry.frontier import Axis
+from hydrapress_registry.frontier_table import FrontierRow
+from hydrapress_registry.frontier_table import print_frontier as print_rows
+
+from .words import leading_cost, short_label
+
+if TYPE_CHECKING:
+    from .contents import Contents
+
+__all__ = ["print_frontier"]
+
+
+def print_frontier(contents: Contents, report: Path | None) -> None:
+    """Print the frontier of cost against quality on test data, how many jobs failed, and where the report is.
+
+    Args:
+        contents: The sweep's; models that were measured on a runtime stand for the sweep where there
+            are any.
+        report: The page, if there is one.
+    """
+    measured = [p for p in contents.points if p.backend and not p.problem]
+    points = measured or [p for p in contents.points if not p.problem]
+    finished = sum(run.state is State.FINISHED for run in contents.runs)
+    if points:
+        rows = [FrontierRow(_job(p.title), p.model, p.backend, p.metrics) for p in points]
+        axes = (
+            Axis(leading_cost(contents), smaller_is_better=True),
+            Axis(contents.metric, smaller_is_better=not contents.greater_is_better),
+        )
+        print_rows(rows, axes)
+    words = f"{finished} of {len(contents.runs)} jobs finished"
+    print(f"Sweep: {words}; {contents.metric} is that on test data")  # noqa: T201
+    if report is not None:
+        print(f"Report of the sweep: {report}")  # noqa: T201
+
+
+def _job(title: str) -> str:
+    """Give the part of a point's title that tells its job; the model has a column of its own."""
+    return short_label(title.rpartition(" · ")[0])
