@@ -133,7 +133,8 @@ def _sweep(arguments: list[str]) -> Iterator[str]:
     finally:
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-        plugins.tell("hydrapress_sweep_finished", SweepFinished(sweep_id, state, message, folder))
+        ended = SweepFinished(sweep_id, state, message, folder, reports=config.report.enabled)
+        plugins.tell("hydrapress_sweep_finished", ended)
 
 
 def set_environment() -> None:

@@ -186,11 +186,12 @@ def read_config(config: DictConfig) -> Config:
         ConfigError: If a value is of another type.
     """
     names = [name for name in Config.__annotations__ if name != "stages" and name in config]
-    typed = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.masked_copy(config, names))
     try:
+        typed = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.masked_copy(config, names))
         return cast("Config", OmegaConf.to_object(typed))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key or 'config'}: {error.msg or error}") from error
+        reason = str(error.msg or error).splitlines()[0]
+        raise ConfigError(f"{error.full_key or 'config'}: {reason}") from error
 
 
 def resolve_device(device: Device) -> str:

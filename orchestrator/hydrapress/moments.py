@@ -94,12 +94,14 @@ class SweepFinished:
     Attributes:
         folder: Where its jobs left their summaries, and where listeners leave what they make of
             it, for trackers to keep.
+        reports: Whether a report of it is wanted.
     """
 
     sweep_id: str
     state: State
     error: str | None = None
     folder: Path = Path()
+    reports: bool = True
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+import json
+import os
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydrapress.scenario import Scenario
@@ -14,17 +17,52 @@ if TYPE_CHECKING:
     from hydrapress.moments import Measurement, RunInfo
     from hydrapress.stage import Stage
 
-__all__ = ["chosen_params", "circumstance", "config_params", "filter_tags", "measurement_title", "title"]
+__all__ = [
+    "announce_sweep",
+    "chosen_params",
+    "circumstance",
+    "config_params",
+    "filter_tags",
+    "forget_sweep",
+    "job_title",
+    "measurement_title",
+    "title",
+]
 
 _UNTRACKED = frozenset({"tracking", "store", "report", "benchmark"})
 """Parts of the config that say nothing about a result; of a benchmark the id is enough."""
 
+_NAMED_BY_TAGS = frozenset({"model", "data", "seed"})
 _MAX_CHOSEN = 30
+
+_SWEEP = "HYDRAPRESS_SWEEP"
+"""Environment variable by which a sweep's own command line reaches its jobs on this machine."""
 
 
 def title(kind: str, text: str) -> str:
     """Name a run by what it overrides, or by its kind."""
     return fits(text, 200) if text else kind
+
+
+def announce_sweep(sweep_id: str, overrides: Sequence[str]) -> None:
+    """Let the jobs of a sweep know what all of them share, for short names."""
+    os.environ[_SWEEP] = json.dumps([sweep_id, *overrides])
+
+
+def forget_sweep() -> None:
+    """Undo ``announce_sweep``."""
+    os.environ.pop(_SWEEP, None)
+
+
+def job_title(run: RunInfo) -> str:
+    """Name a job by what it overrides; one of a sweep by what the sweep varies, where that is known."""
+    shared: list[str] = []
+    if run.sweep_id is not None:
+        with contextlib.suppress(ValueError):
+            sweep_id, *overrides = json.loads(os.environ.get(_SWEEP, "[]"))
+            shared = overrides if sweep_id == run.sweep_id else []
+    own = [each for each in run.overrides if each not in shared]
+    return title("job", " ".join(own).replace("stages.", "") if shared and own else run.label)
 
 
 def measurement_title(event: Measurement, format_: str, stage: Stage | None) -> str:
@@ -80,7 +118,7 @@ def chosen_params(run: RunInfo, measuring: str) -> dict[str, str]:
     for override in run.overrides:
         name, _, given = override.lstrip("+").partition("=")
         left_out = name.startswith(("~", "hydra.", "hydra/", f"stages.{measuring}."))
-        if left_out or name.partition(".")[0] in _UNTRACKED or not given:
+        if left_out or name in _NAMED_BY_TAGS or name.partition(".")[0] in _UNTRACKED or not given:
             continue
         found |= flat(_value(run.config, name, given), name.replace("@", "."))
     return dict(list(found.items())[:_MAX_CHOSEN])

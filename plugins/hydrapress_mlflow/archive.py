@@ -114,7 +114,7 @@ def _row(
             reference=job.local,
             experiment=experiment,
             benchmark=run.benchmark or None,
-            label="" if job.name == "job" else job.name,
+            label=job.label,
             model=run.stage,
             backend=run.backend,
             threads=int(params.get("threads", 1)),

@@ -39,12 +39,13 @@ CREATE TABLE runs (
     run_id TEXT PRIMARY KEY, stamp TEXT NOT NULL, experiment_id TEXT NOT NULL, name TEXT NOT NULL,
     status TEXT NOT NULL, deleted INTEGER NOT NULL, started_ms INTEGER NOT NULL, kind TEXT NOT NULL,
     local TEXT NOT NULL, sweep TEXT NOT NULL, parent TEXT NOT NULL, stage TEXT NOT NULL,
-    backend TEXT NOT NULL, benchmark TEXT NOT NULL, command TEXT NOT NULL, data TEXT NOT NULL
+    backend TEXT NOT NULL, benchmark TEXT NOT NULL, label TEXT NOT NULL,
+    command TEXT NOT NULL, data TEXT NOT NULL
 ) WITHOUT ROWID;
 """
 _FIELDS = (
     "run_id, experiment_id, name, status, started_ms, kind, local, sweep, parent, stage, backend, benchmark, "
-    "command, data"
+    "label, command, data"
 )
 _UNFINISHED = ("RUNNING", "SCHEDULED")
 
@@ -72,6 +73,7 @@ class IndexedRun:
     stage: str
     backend: str
     benchmark: str
+    label: str
     command: str
     data: str
 
@@ -145,7 +147,7 @@ class Index:
                 connection.executemany("DELETE FROM runs WHERE run_id = ?", gone)
                 for batch in source.changed(known):
                     connection.executemany(
-                        f"INSERT OR REPLACE INTO runs VALUES ({','.join('?' * 16)})", map(_row, batch.runs)
+                        f"INSERT OR REPLACE INTO runs VALUES ({','.join('?' * 17)})", map(_row, batch.runs)
                     )
                     done += len(batch.runs)
                     if progress is not None:
@@ -244,6 +246,7 @@ def _row(run: RunFacts) -> tuple[object, ...]:
         tags.get("hydrapress.model" if kind == "measurement" else "hydrapress.stage", ""),
         tags.get("hydrapress.backend", ""),
         tags.get("hydrapress.benchmark", ""),
+        tags.get("hydrapress.label", ""),
         tags.get("hydrapress.command", ""),
         json.dumps(data),
     )

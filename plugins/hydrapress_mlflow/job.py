@@ -14,7 +14,7 @@ from hydrapress.artifacts import Model
 from hydrapress.moments import State
 from hydrapress.stage import stage_name
 
-from .about import chosen_params, circumstance, config_params, filter_tags, measurement_title, title
+from .about import chosen_params, circumstance, config_params, filter_tags, job_title, measurement_title
 from .machine import circumstances, process_tags
 from .makers import data_parts, error_tag, kept_files, now_ms, points_of, sweep_run
 from .operations import (
@@ -93,11 +93,12 @@ class Job:
             **self._tags,
             "hydrapress.kind": "job",
             "hydrapress.run": run.run_id,
+            "hydrapress.label": fits(run.label),
             "hydrapress.command": fits(shlex.join(["hydrapress", *run.overrides])),
             "mlflow.source.name": "hydrapress",
             "mlflow.source.type": "LOCAL",
         }
-        stream.send(CreateRun(self._id, title("job", run.label), now_ms(), tags, parent))
+        stream.send(CreateRun(self._id, job_title(run), now_ms(), tags, parent))
         stream.close_abandoned_runs()
         stream.send(
             LogBatch(self._id, params=config_params(run.config)),

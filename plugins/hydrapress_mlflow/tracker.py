@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .about import title
+from .about import announce_sweep, forget_sweep, title
 from .job import Job
 from .machine import circumstances, process_tags
 from .makers import kept_files, now_ms, sweep_run
@@ -49,6 +49,7 @@ class Tracker:
             return
         stream = Stream(Target.of(event.tracking), event.experiment, f"sweep-{event.sweep_id}")
         self._sweeps[event.sweep_id] = stream
+        announce_sweep(event.sweep_id, event.overrides)
         overrides = " ".join(event.overrides)
         sweep = sweep_run(event.sweep_id, overrides)
         stream.send(
@@ -63,6 +64,7 @@ class Tracker:
 
     def sweep_finished(self, event: SweepFinished) -> None:
         """Close the sweep's run in each experiment where its jobs put one."""
+        forget_sweep()
         stream = self._sweeps.pop(event.sweep_id, None)
         if stream is None:
             return

@@ -132,7 +132,7 @@ def _digest(definition: Definition, path: Path) -> str:
     rules = {
         each.name: getattr(definition, each.name) for each in fields(definition) if each.name not in _TEXTS
     }
-    content: dict[str, Any] = yaml.load(  # noqa: S506  the C form of the safe loader
+    content: dict[str, Any] = yaml.load(
         path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     )
     config = {key: value for key, value in content.items() if key != _GROUP}

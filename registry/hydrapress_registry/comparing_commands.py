@@ -182,15 +182,12 @@ def _entries(
     from hydrapress_registry.collecting import record_entries, run_entries
 
     entries = record_entries(definitions, folder=options.records, benchmark=options.id)
-    notes = []
-    stale = len(entries)
     if options.backend:
         entries = [entry for entry in entries if entry.backend == options.backend]
     if options.runs:
         wanted = RowFilter(benchmark=options.id, backend=options.backend)
         entries += run_entries(definitions, wanted, folder=Path.cwd())
-    if options.backend and not entries and stale:
-        notes.append(f"nothing was measured on '{options.backend}'")
+    notes = [f"nothing was measured on '{options.backend}'"] if options.backend and not entries else []
     return entries, notes
 
 

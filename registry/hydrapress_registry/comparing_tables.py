@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from rich.measure import Measurement
 from rich.table import Table
 
 from hydrapress.scenario import Scenario
@@ -22,6 +23,13 @@ __all__ = ["published_table", "render_comparison", "render_frontier", "render_le
 
 _GATE = {True: "kept", False: "broken", None: ""}
 _NOT_LISTED = 10
+_LONGEST_TITLE = 60
+_UNBOUNDED = 10_000
+_DROPPED_FIRST = ("what", "seeds", "smaller", "from", "hardware", "samples/s", "gate", "id", "latency ms")
+"""Columns of a leaderboard that a narrow terminal can do without, in this order."""
+
+_Column = tuple[str, bool, Callable[[Standing], str]]
+"""A title, whether its cells stand to the right, and what is in them."""
 
 
 def render_leaderboard(
@@ -52,8 +60,10 @@ def render_leaderboard(
         )
     entries = [standing.entry for standing in standings]
     if entries:
-        console.print(_leaderboard_table(standings, definition.metric))
-        for note in [*_shared(entries), *notes]:
+        table, dropped = _fitting(standings, definition.metric, console)
+        console.print(table)
+        narrow = [f"left out for the width: {', '.join(dropped)}; --json has all"] if dropped else []
+        for note in [*_shared(entries), *notes, *narrow]:
             say(f"- {note}")
         say(
             "- * on the frontier of quality and size; ± and [] are 95 % intervals, over seeds where there "
@@ -170,10 +180,9 @@ def render_comparison(comparison: Comparison, console: Console | None = None) ->
 # --- parts -----------------------------------------------------------------------------------
 
 
-def _leaderboard_table(standings: Sequence[Standing], metric: str) -> Table:
+def _columns(standings: Sequence[Standing], metric: str) -> list[_Column]:
     entries = [standing.entry for standing in standings]
-    table = _table()
-    shown: list[tuple[str, bool, Callable[[Standing], str]]] = [
+    shown: list[_Column] = [
         ("", True, lambda s: f"{s.rank}{'*' if s.on_frontier else ' '}"),
         ("model", False, lambda s: s.entry.model),
         ("backend", False, lambda s: s.entry.backend),
@@ -197,15 +206,33 @@ def _leaderboard_table(standings: Sequence[Standing], metric: str) -> Table:
         ("id", False, lambda s: short_id(s.entry.id).partition("/")[0]),
         ("what", False, lambda s: _what(s.entry)),
     ]
-    for title, right, _ in shown:
-        table.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=right)
-    for standing in standings:
-        table.add_row(*(cell(standing) for _, _, cell in shown))
-    return table
+    return shown
 
 
-def _varying(entries: Sequence[Entry]) -> list[tuple[str, bool, Callable[[Standing], str]]]:
-    columns: list[tuple[str, bool, Callable[[Standing], str]]] = []
+def _fitting(standings: Sequence[Standing], metric: str, console: Console) -> tuple[Table, list[str]]:
+    """Make the table that fits on a console, and give the columns that it had to leave out for that."""
+    columns, dropped = _columns(standings, metric), []
+    unbounded = console.options.update(max_width=_UNBOUNDED)
+    for name in (*_DROPPED_FIRST, ""):
+        table = _table()
+        for title, right, _ in columns:
+            table.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=right)
+        for standing in standings:
+            table.add_row(*(cell(standing) for _, _, cell in columns))
+        if (
+            not name
+            or not console.is_terminal
+            or Measurement.get(console, unbounded, table).maximum <= console.width
+        ):
+            break
+        if any(title == name for title, _, _ in columns):
+            dropped.append(name)
+            columns = [column for column in columns if column[0] != name]
+    return table, dropped
+
+
+def _varying(entries: Sequence[Entry]) -> list[_Column]:
+    columns: list[_Column] = []
     if len({entry.threads for entry in entries}) > 1:
         columns.append(("threads", True, lambda s: str(s.entry.threads)))
     if len({entry.batch_size for entry in entries}) > 1:
@@ -236,11 +263,16 @@ def _origin(entry: Entry) -> str:
 def _what(entry: Entry) -> str:
     """Give the title without what every row of a leaderboard says."""
     words = [word for word in entry.title.split(" ") if word != f"benchmark={entry.benchmark}"]
-    return " ".join(words)
+    return _cut(" ".join(words))
+
+
+def _cut(title: str) -> str:
+    """Shorten a long list of overrides, so that a row stays a line or two; --json has all of it."""
+    return title if len(title) <= _LONGEST_TITLE else f"{title[: _LONGEST_TITLE - 1]}…"
 
 
 def _about(entry: Entry) -> str:
-    parts = [entry.id, entry.title, f"seeds {', '.join(map(str, entry.seeds))}" if entry.seeds else ""]
+    parts = [entry.id, _cut(entry.title), f"seeds {', '.join(map(str, entry.seeds))}" if entry.seeds else ""]
     parts += [entry.hardware, _origin(entry)]
     return "; ".join(part for part in parts if part)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -33,6 +34,9 @@ from hydrapress_registry.refusals import (
 )
 
 __all__ = ["make_record"]
+
+_OWN_AFFAIR = re.compile(r"\+*(seed|tracking|store)[.=]")
+"""Overrides that say nothing of what was done: seeds are put in anew, and where results go is the user's."""
 
 
 def make_record(
@@ -132,7 +136,7 @@ def _command(runs: Sequence[RunSummary], definition: Definition, division: Divis
     if division is Division.CLOSED:
         words = [f"benchmark={definition.id}"]
     else:
-        words = [word for word in shlex.split(runs[0].command)[1:] if word.partition("=")[0] != "seed"]
+        words = [word for word in shlex.split(runs[0].command)[1:] if not _OWN_AFFAIR.match(word)]
     return shlex.join(["hydrapress", *several, *words, f"seed={seeds}"])
 
 

@@ -191,7 +191,7 @@ def _model_problems(run: RunSummary, definition: Definition) -> Iterator[str]:
     for each in run.measurements:
         name = f"'{each.model}' on {each.backend}"
         if each.problem is not None:
-            yield f"{name} was not measured: {each.problem}"
+            yield f"{name} was not measured: {each.problem.strip().partition(chr(10))[0]}"
         elif each.params.get("hardware_fingerprint", here) != here:
             yield f"{name} was measured on other hardware; run it again with bench.reuse=false"
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from hydrapress.table import result_console
@@ -12,6 +12,8 @@ from hydrapress_registry.definition import Definition
 from hydrapress_registry.entry import Entry
 from hydrapress_registry.overview import Overview, best_entry
 
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["headline", "render_definition", "render_list"]
 
@@ -19,7 +21,7 @@ _WEIGHTS = 1.05
 """A ratio of weights within this of 1 is no gain worth a word."""
 
 
-def headline(entry: Entry, definition: Definition | None) -> str:
+def headline(entry: Entry) -> str:
     """Say in a line what an entry reached: quality, how much smaller, how much faster, and where."""
     parts = []
     if quality := entry.metrics.get(entry.metric):
@@ -85,7 +87,7 @@ def render_definition(overview: Overview, console: Console | None = None) -> Non
     say()
     _say_how_to_run(overview, say)
     say()
-    _print_records(overview, definition, console)
+    _print_records(overview, console)
     if definition.published:
         from hydrapress_registry.comparing_tables import published_table
 
@@ -108,8 +110,8 @@ def _rules(overview: Overview, definition: Definition) -> Table:
         "model": definition.model,
         "data": f"{definition.data.name} (sha256 {definition.data.digest[:12]}...)",
         "quality": definition.metric,
-        "gate": f"{best} at most {gate.max_loss:g} below {baseline}, which must reach {gate.least_baseline:g}; "
-        "means over seeds",
+        "gate": f"{best} at most {gate.max_loss:g} below {baseline}, which must reach "
+        f"{gate.least_baseline:g}; means over seeds",
         "seeds": ", ".join(map(str, protocol.seeds)),
         "measured on": f"{', '.join(protocol.backends) or 'any backend'}; threads "
         f"{', '.join(map(str, protocol.threads))}; batch {', '.join(map(str, protocol.batch_sizes))}; "
@@ -140,7 +142,7 @@ def _say_how_to_run(overview: Overview, say: Callable[[str], None]) -> None:
         say(f"  {command}")
 
 
-def _print_records(overview: Overview, definition: Definition, console: Console) -> None:
+def _print_records(overview: Overview, console: Console) -> None:
     if not overview.records:
         console.print("no record yet")
         return
@@ -154,7 +156,7 @@ def _print_records(overview: Overview, definition: Definition, console: Console)
             record.id,
             str(record.division) + note,
             ", ".join(map(str, record.seeds)),
-            headline(entry, definition) if entry else "",
+            headline(entry) if entry else "",
             str(record.environment.hardware.get("cpu", "")),
         )
     console.print(table)
@@ -170,7 +172,7 @@ def _state(overview: Overview) -> str:
     if overview.found.problem:
         return "not sound, see below"
     if overview.best:
-        return headline(overview.best, overview.found.definition)
+        return headline(overview.best)
     if overview.missing:
         return f"no record yet; needs {', '.join(overview.missing)}"
     return "no record yet"

@@ -88,9 +88,11 @@ def _parser() -> argparse.ArgumentParser:
 def _contents(options: argparse.Namespace) -> Contents:
     from dataclasses import replace
 
-    from .gather import contents_of_benchmark, titled
+    from .gather import titled
 
     if options.benchmark:
+        from .benchmark import contents_of_benchmark
+
         return contents_of_benchmark(
             options.benchmark, records=options.records, folder=Path.cwd(), title=options.title
         )

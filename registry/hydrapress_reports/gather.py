@@ -1,12 +1,12 @@
-"""Gather: the contents of a report, from summaries of jobs or from a benchmark's records."""
+"""Gather: the contents of a report of jobs, from their summaries."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from hydrapress.moments import State
 from hydrapress.scenario import Scenario
@@ -16,18 +16,23 @@ from .contents import Contents, Point
 from .naming import JobNames
 from .words import cut, short_label
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from hydrapress_registry.entry import Entry
-
-__all__ = ["contents_of", "contents_of_benchmark", "pipeline_text", "titled"]
+__all__ = [
+    "contents_of",
+    "count_text",
+    "finite",
+    "notes_of",
+    "pipeline_text",
+    "points_of",
+    "titled",
+    "unique",
+    "way_text",
+]
 
 _TITLE_LENGTH = 100
+_LONGEST_WAY = 50
+_WAY_LENGTH = 400
 _ARROW = " → "
 _DEFAULT_METRIC = "accuracy"
-_INTERVALS = {"latency_ms_p50": "latency_ms_ci"}
-"""Names of intervals that are not the value's own name with ``_ci`` behind it."""
 
 
 def contents_of(summaries: Sequence[RunSummary], *, title: str, subtitle: str) -> Contents:
@@ -48,48 +53,9 @@ def contents_of(summaries: Sequence[RunSummary], *, title: str, subtitle: str) -
         subtitle=subtitle,
         metric=metric,
         greater_is_better=greater,
-        points=_unique(_points_of(runs)),
+        points=unique(points_of(runs)),
         runs=runs,
-        notes=_notes(runs, metric),
-    )
-
-
-def contents_of_benchmark(
-    id_: str, *, records: Path | None = None, folder: Path, title: str | None = None
-) -> Contents:
-    """Give the contents of a report of a benchmark: its records, published rows, and the user's own runs.
-
-    Args:
-        id_: The benchmark's id.
-        records: The folder of the user's own records; ``None`` for the usual one.
-        folder: The user's working folder, whose archives know own runs.
-        title: Instead of the benchmark's.
-
-    Raises:
-        RegistryError: If there is no such benchmark, or its definition is not sound.
-    """
-    from hydrapress_registry.catalogue import definition_of
-    from hydrapress_registry.entries import entries_of_record
-    from hydrapress_registry.records import all_records
-
-    definition = definition_of(id_)
-    own = [record for record in all_records(records) if record.benchmark == id_]
-    points = [_point_of_entry(entry) for record in own for entry in entries_of_record(record, definition)]
-    # the runs that a record was made of come again as such
-    runs = tuple(sorted(_own_runs(id_, folder), key=lambda run: (run.started, run.run_id)))
-    points += _points_of(runs)
-    greater = own[0].greater_is_better if own else all(run.greater_is_better for run in runs)
-    counts = f"{_count(len(own), 'record')}, {_count(len(runs), 'run')} of your own"
-    notes = tuple(dict.fromkeys(note for record in own for note in record.notes))
-    return Contents(
-        title=title or definition.title,
-        subtitle=f"benchmark {id_}: {counts}",
-        metric=definition.metric,
-        greater_is_better=greater,
-        points=_unique(points),
-        runs=runs,
-        published=definition.published,
-        notes=(definition.question, *notes, *_notes(runs, definition.metric)),
+        notes=notes_of(runs, metric),
     )
 
 
@@ -104,13 +70,11 @@ def titled(summaries: Sequence[RunSummary], *, name: str | None = None) -> Conte
     sweeps = {run.sweep_id for run in summaries}
     if len(summaries) == 1 and not name:
         state = "" if first.state is State.FINISHED else f" ({first.state.lower()})"
-        title, origin = (
-            cut(short_label(first.label or first.run_id[:8]), _TITLE_LENGTH) + state,
-            f"job {first.run_id[:8]}",
-        )
+        title = cut(short_label(first.label or first.run_id[:8]), _TITLE_LENGTH) + state
+        origin = f"job {first.run_id[:8]}"
     else:
         of_one = len(sweeps) == 1 and first.sweep_id is not None
-        jobs = _count(len(summaries), "job")
+        jobs = count_text(len(summaries), "job")
         title = name or (f"Sweep of {jobs}" if of_one else f"Comparison of {jobs}")
         origin = f"sweep {first.sweep_id[:8]}" if of_one and first.sweep_id else jobs
     experiments = ", ".join(dict.fromkeys(run.experiment for run in summaries))
@@ -125,18 +89,33 @@ def pipeline_text(run: RunSummary, slot: str) -> str:
 
     A stage that joins several models shows its ways in parentheses: ``(train + teacher) → distil``.
     """
-    return _way(run, slot, frozenset())
+    return way_text({stage.id: stage.inputs for stage in run.stages}, slot)
 
 
-def _way(run: RunSummary, slot: str, seen: frozenset[str]) -> str:
-    stage = run.stage(slot)
-    if stage is None or slot in seen:
-        return slot
-    ways = [_way(run, source, seen | {slot}) for source in dict.fromkeys(stage.inputs)]
-    if not ways:
-        return slot
-    before = ways[0] if len(ways) == 1 else f"({' + '.join(ways)})"
-    return f"{before}{_ARROW}{slot}"
+def way_text(inputs: Mapping[str, Sequence[str]], slot: str) -> str:
+    """Write the slots that led to a slot; the start of a very long way is left out.
+
+    Args:
+        inputs: What each slot takes from.
+        slot: Where the way ends.
+    """
+    done: dict[str, str] = {}
+
+    def way(name: str, depth: int) -> str:
+        if name in done:
+            return done[name]
+        if depth > _LONGEST_WAY:
+            return "…"
+        # what comes round to itself is shown once
+        done[name] = name
+        ways = [way(source, depth + 1) for source in dict.fromkeys(inputs.get(name, ()))]
+        if ways:
+            before = ways[0] if len(ways) == 1 else f"({' + '.join(ways)})"
+            before = before if len(before) <= _WAY_LENGTH else f"…{before[-_WAY_LENGTH:]}"
+            done[name] = f"{before}{_ARROW}{name}"
+        return done[name]
+
+    return way(slot, 1)
 
 
 def _leading_metric(runs: Sequence[RunSummary]) -> tuple[str, bool]:
@@ -145,9 +124,9 @@ def _leading_metric(runs: Sequence[RunSummary]) -> tuple[str, bool]:
     return counts.most_common(1)[0][0] if counts else (_DEFAULT_METRIC, True)
 
 
-def _points_of(runs: Sequence[RunSummary]) -> Iterable[Point]:
+def points_of(runs: Sequence[RunSummary]) -> Iterable[Point]:
+    """Give the points of jobs; a model that several of them took from the store is one."""
     names = JobNames(runs)
-    # what several jobs took from the store is one model
     sharing: dict[tuple[str, str], list[int]] = {}
     for index, run in enumerate(runs):
         for stage in _stages_unmeasured(run):
@@ -182,7 +161,7 @@ def _unmeasured(run: RunSummary, index: int, stage: StageSummary, name: str) -> 
         batch_size=0,
         scenario="",
         format=stage.format,
-        metrics=_finite(stage.metrics),
+        metrics=finite(stage.metrics),
         hardware=_cpu(run),
         command=run.command,
     )
@@ -203,7 +182,7 @@ def _measured(run: RunSummary, index: int, row: MeasurementSummary, name: str) -
         batch_size=row.batch_size,
         scenario=str(row.scenario),
         format=stage.format if stage else "",
-        metrics=_finite(metrics),
+        metrics=finite(metrics),
         verdict=row.verdict,
         reasons=row.reasons,
         problem=row.problem,
@@ -218,48 +197,6 @@ def _circumstance(row: MeasurementSummary) -> str:
     return text if row.scenario is Scenario.SINGLE_STREAM else f"{text}:{row.scenario}"
 
 
-def _point_of_entry(entry: Entry) -> Point:
-    metrics: dict[str, float] = {}
-    for name, estimate in entry.metrics.items():
-        ends = _INTERVALS.get(name, f"{name}_ci")
-        metrics[name] = estimate.value
-        if estimate.low is not None and estimate.high is not None:
-            metrics[f"{ends}_low"], metrics[f"{ends}_high"] = estimate.low, estimate.high
-    reasons = () if entry.passed is not False else ("it does not keep the benchmark's gate",)
-    return Point(
-        id=entry.id,
-        run=None,
-        title=f"{entry.title} · {entry.model}",
-        pipeline=entry.model,
-        model=entry.model,
-        backend=entry.backend,
-        threads=entry.threads,
-        batch_size=entry.batch_size,
-        scenario=str(entry.scenario),
-        format=entry.format,
-        metrics=_finite(metrics),
-        verdict=entry.verdict,
-        reasons=reasons,
-        hardware=entry.hardware,
-        command=entry.command,
-        origin=str(entry.origin),
-    )
-
-
-def _own_runs(benchmark: str, folder: Path) -> list[RunSummary]:
-    """Find the user's own runs of a benchmark, in whatever archive knows them."""
-    from hydrapress.plugins import installed_plugins
-    from hydrapress.summary.archive import RowFilter
-    from hydrapress.summary.local import archives
-
-    found: dict[str, RunSummary] = {}
-    for archive in archives(installed_plugins()):
-        rows = archive.rows(RowFilter(benchmark=benchmark), folder=folder)
-        for reference in dict.fromkeys(row.reference for row in rows):
-            found |= {run.run_id: run for run in archive.summaries(reference, folder=folder)}
-    return list(found.values())
-
-
 def _title(name: str, model: str) -> str:
     return f"{name} · {model}" if name else model
 
@@ -268,14 +205,13 @@ def _cpu(run: RunSummary) -> str:
     return str(run.environment.hardware.get("cpu", ""))
 
 
-def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Leave out what is no number."""
     return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
 
 
-def _unique(points: Iterable[Point]) -> tuple[Point, ...]:
+def unique(points: Iterable[Point]) -> tuple[Point, ...]:
     """Tell apart what a job measured twice, as two benchmark stages may."""
-    from dataclasses import replace
-
     seen: Counter[str] = Counter()
     unique = []
     for point in points:
@@ -285,11 +221,14 @@ def _unique(points: Iterable[Point]) -> tuple[Point, ...]:
     return tuple(unique)
 
 
-def _notes(runs: Sequence[RunSummary], metric: str) -> tuple[str, ...]:
+def notes_of(runs: Sequence[RunSummary], metric: str) -> tuple[str, ...]:
+    """Say which jobs are missing or measured otherwise; then what the jobs themselves noted."""
     notes = []
     failed = [run for run in runs if run.state is not State.FINISHED]
     if failed:
-        notes.append(f"{len(failed)} of {_count(len(runs), 'job')} did not finish and {_give(len(failed))}")
+        notes.append(
+            f"{len(failed)} of {count_text(len(runs), 'job')} did not finish and {_give(len(failed))}"
+        )
     others = sorted({run.metric for run in runs if run.metric and run.metric != metric})
     if others:
         notes.append(f"some jobs are measured by {', '.join(others)} instead of {metric}")
@@ -297,9 +236,6 @@ def _notes(runs: Sequence[RunSummary], metric: str) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _give(count: int) -> str:
-    return "gives no points" if count == 1 else "give no points"
-
-
-def _count(count: int, noun: str) -> str:
+def count_text(count: int, noun: str) -> str:
+    """Write a count with its noun."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -48,13 +48,13 @@ def report_sweep(event: SweepFinished) -> None:
     summaries = read_sweep(event.folder)
     if not summaries:
         return
-    contents = titled(summaries)
-    wanted = any((run.config.get("report") or {}).get("enabled", True) for run in summaries)
-    if wanted:
-        _write(contents, event.folder)
     from .terminal import print_frontier
 
-    print_frontier(contents, event.folder / "report.html" if wanted else None)
+    contents = titled(summaries)
+    print_frontier(contents)
+    if event.reports:
+        _write(contents, event.folder)
+        print(f"Report of the sweep: {event.folder / 'report.html'}")  # noqa: T201
 
 
 def read_sweep(folder: Path) -> list[RunSummary]:

@@ -27,6 +27,7 @@ _SCRIPTS = (
     "frontier.js",
     "multiples.js",
     "table.js",
+    "axes.js",
     "plot.js",
     "graph.js",
     "jobs.js",

@@ -86,7 +86,7 @@ def _detailed(contents: Contents) -> frozenset[int]:
 
 
 def _job(run: RunSummary, detailed: bool) -> Any:
-    job = {
+    job: dict[str, Any] = {
         "id": run.run_id,
         "label": run.label,
         "experiment": run.experiment,

@@ -88,7 +88,7 @@ def picture(contents: Contents, format_: PictureFormat = PictureFormat.PNG) -> b
         panels[0].set_ylabel(f"{contents.metric} on test data")
         title = cut(contents.title, 48 * len(axes_of))
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
-        panels[0].set_title(_wrapped(headline(contents), 62 * len(axes_of)), loc="left", fontsize=8.5)
+        panels[0].set_title(_wrapped(headline(contents), 68 * len(axes_of)), loc="left", fontsize=8.5)
         _legend(figure, contents, looks)
         # the layout moves what labels must keep clear of
         canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib's backends have no types

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydrapress.moments import State
@@ -18,13 +17,12 @@ if TYPE_CHECKING:
 __all__ = ["print_frontier"]
 
 
-def print_frontier(contents: Contents, report: Path | None) -> None:
-    """Print the frontier of cost against quality on test data, how many jobs failed, and where the report is.
+def print_frontier(contents: Contents) -> None:
+    """Print the frontier of cost against quality on test data, and how many jobs finished.
 
     Args:
         contents: The sweep's; models that were measured on a runtime stand for the sweep where there
             are any.
-        report: The page, if there is one.
     """
     measured = [p for p in contents.points if p.backend and not p.problem]
     points = measured or [p for p in contents.points if not p.problem]
@@ -38,8 +36,6 @@ def print_frontier(contents: Contents, report: Path | None) -> None:
         print_rows(rows, axes)
     words = f"{finished} of {len(contents.runs)} jobs finished"
     print(f"Sweep: {words}; {contents.metric} is that on test data")  # noqa: T201
-    if report is not None:
-        print(f"Report of the sweep: {report}")  # noqa: T201
 
 
 def _job(title: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,6 @@ HEAVY = ("torch", "onnx", "onnxruntime", "mlflow", "litert_torch")
 
 
 def hydrapress(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    import os
-
     return subprocess.run(
         [sys.executable, "-m", "hydrapress.cli", *arguments],
         cwd=cwd,
@@ -152,3 +151,91 @@ def test_near_names_stand_below_a_list_of_options(workdir: Path) -> None:
     assert done.stderr.splitlines()[-1].startswith("Did you mean 'lenet5'")
     done = hydrapress("sed=3", cwd=workdir)
     assert "Key 'sed' not in 'Config'. Did you mean 'seed'?" in done.stderr
+
+
+BENCHMARK = """# @package _global_
+defaults:
+  - override /data: digits
+  - override /model: lenet_300_100
+  - override /pipeline: {pipeline}
+stages: {stages}
+benchmark:
+  id: mine
+  needs: [{needs}]
+"""
+
+
+def own_benchmark(folder: Path, **parts: str) -> Path:
+    path = folder / "own" / "benchmark" / "mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(BENCHMARK.format(**({"pipeline": "prune", "stages": "{}", "needs": ""} | parts)))
+    return folder / "own"
+
+
+@pytest.mark.parametrize("flags", [[], ["-m", "seed=0,1"]])
+def test_a_benchmark_whose_stage_is_missing_says_which_before_torch(flags: list[str], workdir: Path) -> None:
+    own = own_benchmark(workdir, pipeline="empty", needs="distiller/wonder")
+    code = (
+        "import sys; from hydrapress.cli import main\n"
+        "code = main(sys.argv[1:])\n"
+        "print('torch' in sys.modules, file=sys.stderr)\n"
+        "sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *flags, "benchmark=mine"],
+        cwd=workdir,
+        env=os.environ | {"HYDRAPRESS_BENCHMARKS": str(own)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "benchmark 'mine' can't run: it needs stage 'distiller/wonder', which no installed" in done.stderr
+    assert done.stderr.splitlines()[-1] == "False"
+    assert not list(workdir.rglob("run.json"))
+
+
+def test_a_benchmark_chooses_and_an_experiment_or_the_user_chooses_over_it(workdir: Path) -> None:
+    own = own_benchmark(workdir, pipeline="int8")
+
+    def composed(*overrides: str) -> str:
+        done = hydrapress(
+            "benchmark=mine", *overrides, "--cfg", "job", cwd=workdir, HYDRAPRESS_BENCHMARKS=str(own)
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "factory: lenet_300_100" in composed()
+    assert "use: quantizer/onnx_static" in composed()
+    assert "id: mine" in composed()
+    assert "factory: lenet5" in composed("model=lenet5")
+    pruned = composed("experiment=sparsity")  # it overrides the pipeline alone
+    assert "factory: lenet_300_100" in pruned
+    assert "use: pruner/magnitude" in pruned
+
+
+@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]])
+def test_jobs_of_a_sweep_leave_their_summaries_together(launcher: list[str], workdir: Path) -> None:
+    own = own_benchmark(workdir, stages="{train: {epochs: 1}, recover: {epochs: 1}}")
+    done = hydrapress(
+        *("-m", "benchmark=mine", "seed=0,1", "stages.recover.learning_rate=0.01", "tracking=none"),
+        *("report.enabled=false", *launcher),
+        cwd=workdir,
+        HYDRAPRESS_BENCHMARKS=str(own),
+    )
+    assert done.returncode == 0, done.stderr
+    (sweep,) = (workdir / ".hydrapress" / "runs").iterdir()
+    kept = sorted(
+        (json.loads(path.read_text()) for path in sweep.glob("*.json")), key=lambda each: each["seed"]
+    )
+    assert [each["seed"] for each in kept] == [0, 1]
+    assert {each["sweep_id"] for each in kept} == {sweep.name}
+    assert {each["experiment"] for each in kept} == {each["benchmark"] for each in kept} == {"mine"}
+    assert [each["command"] for each in kept] == [
+        f"hydrapress benchmark=mine seed={seed} stages.recover.learning_rate=0.01 tracking=none "
+        "report.enabled=False"
+        for seed in (0, 1)
+    ]
+    assert [each["config"]["benchmark"] for each in kept] == [{"id": "mine"}] * 2
+    in_folders = {json.loads(path.read_text())["run_id"] for path in (workdir / "multirun").rglob("run.json")}
+    assert in_folders == {each["run_id"] for each in kept}

@@ -292,3 +292,85 @@ def test_what_others_did_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert (seen.wall_s, seen.own_s, seen.others_s, seen.steal_s) == (4.0, 1.0, 4.0, 1.5)
     assert (seen.others_cores, (seen + seen).steal_cores) == (1.0, 0.375)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with a package whose code lies in it, under a name of its own."""
+    package = tmp_path / "src" / f"pkg_{tmp_path.name.replace('-', '_')}"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('must not be imported')\n")
+    (tmp_path / ".gitignore").write_text("*.pyc\nsite-packages/\n")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "all")
+    monkeypatch.syspath_prepend(str(tmp_path / "src"))
+    environment.packages.cache_clear()
+    return package
+
+
+def about(package: Path, distribution: str = "no-such-dist") -> tuple[str, str | None, bool | None]:
+    environment.packages.cache_clear()
+    (found,) = environment.packages(((distribution, package.name),))
+    return found.version, found.commit, found.dirty
+
+
+def test_a_package_in_a_checkout_tells_its_commit(checkout: Path) -> None:
+    head = git(checkout, "rev-parse", "HEAD")
+    assert about(checkout) == ("unknown", head, False)
+    (checkout / "cached.pyc").write_text("ignored")
+    (checkout.parent / "beside.py").write_text("not its own")
+    assert about(checkout) == ("unknown", head, False)
+    (checkout / "more.py").write_text("x = 1\n")
+    assert about(checkout) == ("unknown", head, True)
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-qm", "more")
+    assert about(checkout) == ("unknown", git(checkout, "rev-parse", "HEAD"), False)
+    (checkout / "__init__.py").write_text("changed = True\n")
+    assert about(checkout)[2] is True
+
+
+def test_it_is_found_out_once_a_process(checkout: Path) -> None:
+    first = environment.packages((("no-such-dist", checkout.name),))
+    (checkout / "more.py").write_text("x = 1\n")
+    assert environment.packages((("no-such-dist", checkout.name),)) is first
+
+
+def test_an_installation_below_a_checkout_is_none_of_it(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = checkout.parents[1] / "site-packages" / f"{checkout.name}_installed"
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(installed.parent))
+    assert about(installed, "pytest") == (pytest.__version__, None, False)
+
+
+def test_a_checkout_without_git_is_not_called_clean(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*arguments: object, **options: object) -> None:
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(environment.subprocess, "run", missing)
+    assert about(checkout) == ("unknown", None, None)
+
+
+def test_a_git_that_hangs_is_not_waited_for(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hangs(command: list[str], *, timeout: float, **options: object) -> None:
+        assert timeout <= 10
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(environment.subprocess, "run", hangs)
+    assert about(checkout) == ("unknown", None, None)
+
+
+def test_a_version_that_says_dirty_is_dirty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment.metadata, "version", lambda name: "1.2+g123.dirty")
+    environment.packages.cache_clear()
+    (found,) = environment.packages((("pytest", "no_such_module_at_all"),))
+    assert (found.version, found.commit, found.dirty) == ("1.2+g123.dirty", None, True)
+    environment.packages.cache_clear()

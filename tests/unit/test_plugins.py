@@ -147,3 +147,40 @@ def test_an_unknown_name_gets_near_names() -> None:
 def test_an_import_path_that_does_not_import(path: str) -> None:
     with pytest.raises(PluginError, match="can't be imported"):
         import_path(path)
+
+
+def test_moments_are_told_in_pluggys_order() -> None:
+    heard: list[str] = []
+
+    def listener(name: str, **order: bool) -> object:
+        class Listener:
+            @hookimpl(**order)
+            def hydrapress_run_finished(self, event: Any) -> None:
+                heard.append(name)
+
+        return Listener()
+
+    plugins = Plugins()
+    for name, order in (
+        ("first registered", {}),
+        ("reports", {"tryfirst": True}),
+        ("last words", {"trylast": True}),
+        ("registered later", {}),
+        ("summary", {"tryfirst": True}),
+    ):
+        plugins.register(listener(name, **order), Package(name, "m", "d", "1"))
+    plugins.tell("hydrapress_run_finished", "event")
+    assert heard == ["summary", "reports", "registered later", "first registered", "last words"]
+
+
+def test_archives_are_offered_by_name() -> None:
+    class Offers:
+        @hookimpl
+        def hydrapress_archives(self) -> list[Any]:
+            return [SimpleNamespace(name="shelf")]
+
+    plugins = Plugins()
+    assert plugins.archives == {}
+    plugins.register(Offers(), PACKAGE)
+    assert list(plugins.archives) == ["shelf"]
+    assert plugins.owner("archive", "shelf") == PACKAGE

@@ -144,7 +144,9 @@ def test_a_model_that_jobs_took_from_the_store_is_one_point() -> None:
     assert [point.title for point in contents(*runs).points if point.model == "train"] == ["train"]
     # one of two trainings is told by what its jobs have in common
     other = dataclasses.replace(train, key="another")
-    runs = [dataclasses.replace(r, stages=(train if n % 2 else other, *r.stages[1:])) for n, r in enumerate(runs)]
+    runs = [
+        dataclasses.replace(r, stages=(train if n % 2 else other, *r.stages[1:])) for n, r in enumerate(runs)
+    ]
     titles = {point.title for point in contents(*runs).points if point.model == "train"}
     assert titles == {"y=0 · train", "y=1 · train"}
 
@@ -167,7 +169,12 @@ def test_a_way_through_a_join_names_all_that_came_together() -> None:
 
     run = dataclasses.replace(
         summary(),
-        stages=(stage("teacher"), stage("train"), stage("distil", "train", "teacher"), stage("onnx", "distil")),
+        stages=(
+            stage("teacher"),
+            stage("train"),
+            stage("distil", "train", "teacher"),
+            stage("onnx", "distil"),
+        ),
     )
     assert pipeline_text(run, "onnx") == "(train + teacher) → distil → onnx"
     assert pipeline_text(run, "no_such_stage") == "no_such_stage"
@@ -215,7 +222,10 @@ def test_equal_sizes_give_way_to_the_weights_that_are_left() -> None:
     runs = [summary(n, size_bytes=180_000, sparsity=s, backends=()) for n, s in enumerate((0.0, 0.5, 0.9))]
     equal = [
         dataclasses.replace(
-            run, stages=tuple(dataclasses.replace(s, metrics={**s.metrics, "size_bytes": 7.0}) for s in run.stages[:1])
+            run,
+            stages=tuple(
+                dataclasses.replace(s, metrics={**s.metrics, "size_bytes": 7.0}) for s in run.stages[:1]
+            ),
         )
         for run in runs
     ]
@@ -259,7 +269,10 @@ def test_nothing_gained_is_said() -> None:
 
 
 def test_without_a_runtime_the_headline_counts_weights() -> None:
-    runs = [summary(n, sparsity=s, backends=(), label=f"stages.prune.sparsity={s}") for n, s in ((0, 0.0), (3, 0.5))]
+    runs = [
+        summary(n, sparsity=s, backends=(), label=f"stages.prune.sparsity={s}")
+        for n, s in ((0, 0.0), (3, 0.5))
+    ]
     assert re.match(
         r"sparsity=0\.5 · \w+: 22,213 of 44,426 weights left, accuracy .*; no runtime measured it",
         headline(contents(*runs)),
@@ -447,7 +460,9 @@ def test_the_json_holds_the_points() -> None:
     assert data["runs"][0]["environment"]["hardware"]["cpu"] == "Examplecorp E-2000 @ 2.00GHz"
 
 
-@pytest.mark.parametrize(("name", "said"), [("it.pdf", "'.pdf' is none of them"), ("it", "this one has none")])
+@pytest.mark.parametrize(
+    ("name", "said"), [("it.pdf", "'.pdf' is none of them"), ("it", "this one has none")]
+)
 def test_a_name_that_tells_no_form_is_refused(name: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match=said):
         write_report(contents(), tmp_path / name)

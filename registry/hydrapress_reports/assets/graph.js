@@ -30,18 +30,18 @@ function drawGraph(job) {
     const free = (rows - stages.length) * (BOX.height + BOX.gapY) / 2;
     stages.forEach((stage, index) => at.set(stage.id, [2 + column * (BOX.width + BOX.gapX), 2 + free + index * (BOX.height + BOX.gapY)]));
   });
-  const edges = job.stages.flatMap((stage) => stage.inputs.filter((input) => at.has(input)).map((input) => edge(at.get(input), at.get(stage.id))));
+  const edges = job.stages.flatMap((stage) => stage.inputs.filter((input) => at.has(input)).map((input) => edge(at.get(input), at.get(stage.id), depth.get(stage.id) - depth.get(input) > 1)));
   const label = `Pipeline: ${job.stages.map((stage) => `${stage.id}${stage.inputs.length ? ` from ${stage.inputs.join(", ")}` : ""}`).join("; ")}`;
   return h("div", { class: "graph", tabindex: "0", role: "group", "aria-label": "Pipeline, scrolls sideways" },
     s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label },
       edges, job.stages.map((stage) => node(job, stage, at.get(stage.id)))));
 }
 
-function edge([x1, y1], [x2, y2]) {
+function edge([x1, y1], [x2, y2], far) {
   const [from, to] = [x1 + BOX.width, x2];
   const [a, b] = [y1 + BOX.height / 2, y2 + BOX.height / 2];
   const half = Math.max(20, (to - from) / 2);
-  return s("path", { class: "edge", d: `M${from} ${a}C${from + half} ${a} ${to - half} ${b} ${to - 6} ${b}M${to - 6} ${b - 4}l6 4l-6 4` });
+  return s("path", { class: far ? "edge far" : "edge", d: `M${from} ${a}C${from + half} ${a} ${to - half} ${b} ${to - 6} ${b}M${to - 6} ${b - 4}l6 4l-6 4` });
 }
 
 function node(job, stage, [x, y]) {

@@ -15,10 +15,23 @@ async function loadJobs() {
     return;
   }
   byId("jobs-data").textContent = "";
+  shared = sharedWords(JOBS.map((job) => job.label));
   const failed = JOBS.filter((job) => job.state !== "FINISHED").length;
   byId("jobs-count").textContent = `${plural(JOBS.length, "job")}${failed ? `, ${failed} not finished` : ""}`;
   moreJobs();
   if (JOBS.length) jobElement(0).open = true;
+}
+
+/** What all labels say tells none of the jobs apart. */
+let shared = new Set();
+function sharedWords(labels) {
+  if (labels.length < 2) return new Set();
+  const sets = labels.map((label) => new Set(label.split(" ")));
+  return new Set([...sets[0]].filter((word) => sets.every((each) => each.has(word))));
+}
+function jobTitle(job) {
+  const own = job.label.split(" ").filter((word) => !shared.has(word)).join(" ");
+  return short(own || job.label || job.id, 160);
 }
 
 function moreJobs(least = 0) {
@@ -47,7 +60,7 @@ function jobDetails(index) {
   const facts = [job.experiment, job.benchmark && `benchmark ${job.benchmark}`, `seed ${job.seed}`, seconds(job.seconds)].filter(Boolean).join(" · ");
   const element = h("details", { class: "job", "data-job": index, id: `job-${index}` },
     h("summary", {}, h("span", { class: `state ${ok ? "ok" : "bad"}` }, ok ? "finished" : job.state.toLowerCase()),
-      h("span", { class: "job-label" }, short(job.label || job.id, 160)), h("span", { class: "muted" }, facts)));
+      h("span", { class: "job-label" }, jobTitle(job)), h("span", { class: "muted" }, facts)));
   element.addEventListener("toggle", () => {
     if (element.open && element.childElementCount === 1) element.append(jobBody(job, index));
   });
@@ -61,7 +74,7 @@ function jobBody(job, index) {
   if (job.measurements.length) body.append(block("Verdicts", verdicts(job)));
   const layered = job.stages.filter((stage) => stage.layers?.length);
   if (layered.length) body.append(block("Layers", heatMap(layered)));
-  if (job.stages.some((stage) => stage.curves?.length)) {
+  if (curvesOf(job).length) {
     const curves = h("div", { class: "curves", "data-job": index });
     body.append(block("Training", curves, folded("Curves as a table", curveTable(job))));
     if (plotly) requestAnimationFrame(() => drawCurves(curves));
@@ -130,10 +143,13 @@ function heatCell(layer, what) {
   return h("span", { class: `cell${strength >= 70 ? " deep" : ""}`, style: { "--heat": `${strength}%` } }, label);
 }
 
+/** What was logged more than once: `[stage, name, steps, values]`. */
+const curvesOf = (job) => job.stages.flatMap((stage) => (stage.curves ?? []).filter(([, at]) => at.length > 1).map((curve) => [stage.id, ...curve]));
+
 function curveTable(job) {
-  const rows = job.stages.flatMap((stage) => (stage.curves ?? []).map(([name, at, values]) => [
-    name, stage.id, String(values.length), maybe(values[0], quality), maybe(values.at(-1), quality),
-    maybe(Math.min(...values.filter(Number.isFinite)), quality), maybe(Math.max(...values.filter(Number.isFinite)), quality)]));
+  const rows = curvesOf(job).map(([stage, name, , values]) => [
+    name, stage, String(values.length), maybe(values[0], quality), maybe(values.at(-1), quality),
+    maybe(Math.min(...values.filter(Number.isFinite)), quality), maybe(Math.max(...values.filter(Number.isFinite)), quality)]);
   return plainTable(["Curve", "Stage", "Steps", "First", "Last", "Least", "Most"], rows, [2, 3, 4, 5, 6]);
 }
 
@@ -141,21 +157,21 @@ function curveTable(job) {
 function drawCurves(holder) {
   if (!holder.isConnected) return;
   const job = JOBS[Number(holder.dataset.job)];
-  const names = [...new Set(job.stages.flatMap((stage) => (stage.curves ?? []).map(([name]) => name)))];
-  const used = job.stages.filter((stage) => stage.curves?.length);
+  const curves = curvesOf(job);
+  const names = [...new Set(curves.map(([, name]) => name))];
+  const stages = [...new Set(curves.map(([stage]) => stage))];
   holder.replaceChildren();
   const axis = { gridcolor: color("--grid"), linecolor: color("--line"), zeroline: false, tickfont: { size: 11, color: color("--muted") }, automargin: true };
   for (const name of names) {
     const box = h("div", { class: "curve", role: "img", "aria-label": `${words(name)} by step` });
     holder.append(h("figure", {}, h("figcaption", {}, words(name)), box));
-    const traces = used.flatMap((stage, index) => stage.curves.filter(([each]) => each === name).map(([, at, values]) => ({
-      type: "scatter", mode: values.length > 1 ? "lines" : "markers", name: plain(stage.id), x: at, y: values.map((value) => (Number.isFinite(value) ? value : null)),
-      line: { width: 2, color: color(`--series-${index % 8}`) }, marker: { color: color(`--series-${index % 8}`) },
-      hovertemplate: "%{x}: %{y:.5g}",
-    })));
+    const traces = curves.filter(([, each]) => each === name).map(([stage, , at, values]) => ({
+      type: "scatter", mode: "lines", name: plain(stage), x: at, y: values.map((value) => (Number.isFinite(value) ? value : null)),
+      line: { width: 2, color: color(`--series-${stages.indexOf(stage) % 8}`) }, hovertemplate: "%{x}: %{y:.5g}",
+    }));
     plotly.newPlot(box, traces, {
       height: 200, margin: { l: 4, r: 8, t: 6, b: 4 }, xaxis: { ...axis, title: { text: "step", font: { size: 11, color: color("--muted") } } }, yaxis: { ...axis, nticks: 5 },
-      showlegend: used.length > 1, legend: { orientation: "h", y: 1.2, font: { color: color("--muted") } }, dragmode: false,
+      showlegend: stages.length > 1, legend: { orientation: "h", y: 1.2, font: { color: color("--muted") } }, dragmode: false,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: getComputedStyle(document.body).fontFamily },
       hoverlabel: { bgcolor: color("--card"), bordercolor: color("--line"), font: { color: color("--ink") } },
     }, { responsive: true, displayModeBar: false });

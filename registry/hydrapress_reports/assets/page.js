@@ -135,7 +135,7 @@ function renderPublished() {
     [percentOf(each.error_before), percentOf(each.error)].filter(Boolean).join(" → "),
     Number.isFinite(each.ratio) ? `${each.ratio}×` : "", KINDS[each.kind] ?? each.kind ?? "",
     Number.isFinite(each.weights_kept) ? percent(each.weights_kept) : "", Number.isFinite(each.size_bytes) ? bytes(each.size_bytes) : "",
-    Number.isFinite(each.speedup) ? `${each.speedup}×` : "", each.comparable ? "same network and data" : "context only", each.note,
+    Number.isFinite(each.speedup) ? `${each.speedup}×` : "", each.comparable ? "yes: same network and data" : "context only", each.note,
   ]);
   const heads = ["Method", "Paper", "Network", "Error", "Ratio", "Ratio counts", "Weights kept", "Size", "Speed-up", "Comparable", "Note"];
   const kept = heads.map((_, index) => index).filter((index) => rows.some((cells) => cells[index] !== ""));
@@ -146,12 +146,16 @@ function renderPublished() {
 }
 const KINDS = { nnz: "weights left", format: "computed bits", file: "a real file", macs: "multiplications" };
 
+const NOTES = 8;
 function renderNotes() {
   const notes = [...DATA.notes];
   const machines = distinct(POINTS.map((i) => text("hardware", i)).filter(Boolean));
   if (machines.length > 1) notes.unshift(`The rows come from ${machines.length} machines: compare latencies within one of them (filter by hardware). A speed-up is measured against a baseline on its own machine.`);
   byId("notes-section").hidden = !notes.length;
-  byId("notes").replaceChildren(...notes.map((note) => h("li", {}, note)));
+  const items = notes.map((note) => h("li", {}, note));
+  const rest = items.splice(NOTES);
+  byId("notes").replaceChildren(...items);
+  if (rest.length) byId("notes").after(h("details", { class: "folded" }, h("summary", {}, `${plural(rest.length, "more note")}`), h("ul", {}, rest)));
 }
 
 /** Storage is refused in a sandboxed frame: then a choice lasts as long as the page. */

@@ -5,7 +5,11 @@ const hasPlotly = document.documentElement.dataset.plotly === "yes";
 const CROWD = 1000;      // above this many points the pale ones go to a canvas: SVG would be slow
 const LABELS = 14;       // more labels on the frontier than these would cover each other
 const REACH = 26;        // how near, in pixels, the pointer must come to a point
-const CONFIG = { responsive: true, displaylogo: false, showTips: false, modeBarButtons: [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]] };
+/** plotly's own reset would go back to the first range, whatever has been filtered since. */
+const config = () => ({
+  responsive: true, displaylogo: false, showTips: false, doubleClick: false,
+  modeBarButtons: [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", { name: "all", title: "Show all", icon: plotly.Icons.home, click: showAll }]],
+});
 
 let plotly = null;
 let plotted = [];
@@ -38,10 +42,9 @@ async function renderPlot() {
   const traces = [stepTrace(front)];
   if (!crowded) traces.push(pointTrace(pale, "dominated"));
   traces.push(pointTrace(front, "frontier"));
-  await plotly.react(gd, traces, plotLayout(), CONFIG);
+  await plotly.react(gd, traces, plotLayout(), config());
   if (!gd.dataset.wired) wire(gd);
   paintCrowd();
-  gd.dataset.axes = axesKey();
   Object.assign(gd.dataset, { ready: "true", shown: drawn.length, frontier: front.length, x: state.x, y: state.y });
   placeRing();
 }
@@ -120,87 +123,6 @@ function errorBars(name, indices, strong) {
   };
 }
 
-function plotLayout() {
-  const narrow = byId("plot-frame").clientWidth < 560;
-  const axis = (name, log) => {
-    const { better, suffix, write } = about(name);
-    const share = write === percent;
-    const range = extent(name, log);
-    return {
-      title: { text: plain(`${unitLabel(name)}  (${better === "more" ? "more" : "less"} is better)`), font: { size: 13, color: color("--muted") }, standoff: 12 },
-      type: log ? "log" : "linear",
-      tickformat: share ? ".0%" : suffix || write === amount ? "~s" : undefined,
-      ticksuffix: suffix ?? "",
-      range,
-      ...(log ? { tickmode: "array", ...logTicks(name, zoomed(name, log) ?? range, narrow) } : { nticks: narrow ? 5 : 9 }),
-      gridcolor: color("--grid"), linecolor: color("--line"), zeroline: false, ticks: "outside", tickcolor: color("--line"), ticklen: 4,
-      tickfont: { size: 12, color: color("--muted") }, automargin: true,
-    };
-  };
-  return {
-    height: narrow ? 360 : 500,
-    margin: { l: narrow ? 8 : 16, r: narrow ? 10 : 24, t: 14, b: 8 },
-    xaxis: axis(state.x, state.logX),
-    yaxis: axis(state.y, state.logY),
-    showlegend: false,
-    hovermode: false,
-    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
-    uirevision: axesKey(),
-    paper_bgcolor: "rgba(0,0,0,0)",
-    plot_bgcolor: "rgba(0,0,0,0)",
-    modebar: { bgcolor: "rgba(0,0,0,0)", color: color("--muted"), activecolor: color("--accent") },
-    font: { family: getComputedStyle(document.body).fontFamily, color: color("--ink") },
-  };
-}
-
-/** The axis' range, in powers of ten on a logarithmic one, with room for names and error bars. */
-function extent(name, log) {
-  const at = log ? Math.log10 : (value) => value;
-  let [low, high] = [Infinity, -Infinity];
-  const bars = view.drawn.length <= 400;
-  for (const i of view.drawn) {
-    const value = num(name, i);
-    const [from, to] = (bars && (view.leads.has(i) || view.drawn.length <= 150) && ends(name, i)) || [value, value];
-    low = Math.min(low, at(log && from <= 0 ? value : from));
-    high = Math.max(high, at(to));
-  }
-  if (low > high) return undefined;
-  const room = high > low ? (high - low) * 0.08 : (log ? 0.3 : Math.abs(high) * 0.1 || 1);
-  return [low - room, high + room];
-}
-
-/** The range that the user zoomed to, or null. */
-function zoomed(name, log) {
-  const layout = byId("frontier")._fullLayout;
-  if (!layout || byId("frontier").dataset.axes !== axesKey()) return null;
-  const axis = name === state.x ? layout.xaxis : layout.yaxis;
-  return axis.type === (log ? "log" : "linear") ? axis.range : null;
-}
-const axesKey = () => [state.x, state.y, state.logX, state.logY].join();
-
-/** Round numbers on a logarithmic axis, about as many as there is room for. */
-function logTicks(name, range, narrow) {
-  if (!range) return {};
-  const [low, high] = [10 ** range[0], 10 ** range[1]];
-  const wanted = narrow ? 4 : 8;
-  const series = [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 5, 7], [1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9]];
-  let values = [];
-  for (const digits of series) {
-    const next = [];
-    for (let power = Math.floor(range[0]); power <= Math.ceil(range[1]); power += 1) {
-      next.push(...digits.map((digit) => digit * 10 ** power).filter((value) => value >= low && value <= high));
-    }
-    if (values.length >= 3 && next.length > wanted) break;
-    values = next;
-    if (values.length >= wanted) break;
-  }
-  if (values.length < 3) values = [0.08, 0.36, 0.64, 0.92].map((part) => Number((10 ** (range[0] + part * (range[1] - range[0]))).toPrecision(3)));
-  const { write } = about(name);
-  return { tickvals: values, ticktext: values.map((value) => plain(tick(write(value)))) };
-}
-/** `20.0 kB` as `20 kB`, `0.0500` as `0.05`. */
-const tick = (label) => label.replace(/(\.\d*?)0+(?=\D|$)/, "$1").replace(/\.(?=\D|$)/, "");
-
 /** Where a point is, in pixels of the plot's frame; null when it is outside the axes. */
 function place(i) {
   const layout = byId("frontier")._fullLayout;
@@ -253,7 +175,8 @@ function nearest(event) {
 
 function wire(gd) {
   gd.dataset.wired = "yes";
-  gd.on("plotly_relayout", () => { hideCard(); if (state.logX || state.logY) renderPlot(); else { paintCrowd(); placeRing(); } });
+  gd.on("plotly_relayout", keepZoom);
+  gd.addEventListener("dblclick", (event) => { if (!event.target.closest(".modebar")) showAll(); });
   gd.on("plotly_relayouting", () => { paintCrowd(); placeRing(); hideCard(); });
   new ResizeObserver(() => requestAnimationFrame(() => { paintCrowd(); placeRing(); })).observe(gd);
   let pressed = null;
