@@ -35,7 +35,8 @@ BENCHMARK = "int8-lenet5"
 JOB = (
     f"benchmark={BENCHMARK}", "seed=0", "~stages.tflite", "~stages.tflite_int8", "stages.train.epochs=1",
     "stages.bench.inputs=[onnx,int8]", "stages.bench.backends=[onnxruntime-cpu]", "stages.bench.starts=2",
-    "stages.bench.rounds=1", "stages.bench.block_ms=2", "stages.bench.min_queries=0", "stages.bench.noise_floor=false",
+    "stages.bench.rounds=1", "stages.bench.block_ms=2", "stages.bench.min_queries=0",
+    "stages.bench.noise_floor=false",
 )  # fmt: skip
 HEAVY = ("torch", "mlflow", "plotly", "matplotlib", "onnx", "scipy", "pandas")
 
@@ -152,16 +153,15 @@ def measure_leaderboard(measured: int) -> None:
             for number in range(1, measured // of_each):
                 copier.copy(number)
             (count,) = connection.execute("SELECT count(*) FROM runs").fetchone()
-        print(
-            f"{count:,} runs written, {measured:,} of them of a model on a backend: {time.perf_counter() - started:.0f} s"
-        )
+        seconds = time.perf_counter() - started
+        print(f"{count:,} runs written, {measured:,} of them of a model on a backend: {seconds:.0f} s")
         board = ("registry", "leaderboard", BENCHMARK)
         first, _ = timed(lambda: hydrapress(*board, folder=folder))
         later, _ = min(timed(lambda: hydrapress(*board, folder=folder)) for _ in range(3))
         entries = json.loads(hydrapress(*board, "--json", "--limit", "1", folder=folder))["count"]
         print(f"leaderboard, the first time, with all to be indexed: {first:.1f} s")
         print(
-            f"leaderboard of {entries:,} entries over {measured:,} measured runs: {later:.2f} s as a command   "
+            f"leaderboard of {entries:,} entries over {measured:,} measured runs, as a command: {later:.2f} s   "
             f"(budget {LEADERBOARD_BUDGET_S:g} s)"
         )
 
@@ -169,7 +169,8 @@ def measure_leaderboard(measured: int) -> None:
 def measure_list() -> None:
     code = (
         "import sys; from hydrapress.cli import main; code = main(['registry', 'list']); "
-        f"print('HEAVY', *[name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr); sys.exit(code)"
+        f"heavy = [name for name in {HEAVY!r} if name in sys.modules]; "
+        "print('HEAVY', *heavy, file=sys.stderr); sys.exit(code)"
     )
     with tempfile.TemporaryDirectory() as place:
         runs = []
@@ -180,9 +181,8 @@ def measure_list() -> None:
             )
             runs.append(time.perf_counter() - started)
     heavy = done.stderr.rpartition("HEAVY")[2].split()
-    print(
-        f"registry list: {min(runs):.2f} s   (budget {LIST_BUDGET_S:g} s); imports {', '.join(heavy) or 'nothing heavy'}"
-    )
+    imported = ", ".join(heavy) or "nothing heavy"
+    print(f"registry list: {min(runs):.2f} s   (budget {LIST_BUDGET_S:g} s); it imports {imported}")
 
 
 def main() -> None:

@@ -216,6 +216,13 @@ class Browser:
             {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": moves}
         )
 
+    def press_mouse(self) -> None:
+        """Press and release the mouse where it is, see ``hover``."""
+        clicks = [{"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}]
+        self._act(
+            {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": clicks}
+        )
+
     def run(self, javascript: str, *arguments: object) -> Any:
         """Run the body of a function in the page; ``arguments`` are there, and what it returns comes back.
 

@@ -86,7 +86,8 @@ def run_job(
     )
     display = Display(job_name)
     store = open_store(typed.store.root, on_warning=lambda text: display.warn("store", text))
-    before, plugins.on_listener_error = plugins.on_listener_error, lambda text, error: display.warn(
+    before = plugins.on_listener_error
+    plugins.on_listener_error = lambda text, error: display.warn(
         text, f"{type(error).__name__}: {error}; the run goes on without it"
     )
     command = "" if overrides is None else shlex.join(["hydrapress", *run.overrides])

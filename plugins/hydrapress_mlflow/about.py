@@ -6,9 +6,11 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hydrapress.errors import ConfigError
 from hydrapress.scenario import Scenario
 
 from .text import fits, flat
@@ -27,6 +29,7 @@ __all__ = [
     "job_title",
     "measurement_title",
     "title",
+    "varied_first",
 ]
 
 _UNTRACKED = frozenset({"tracking", "store", "report", "benchmark"})
@@ -54,14 +57,25 @@ def forget_sweep() -> None:
     os.environ.pop(_SWEEP, None)
 
 
+def varied_first(overrides: Sequence[str]) -> list[str]:
+    """Put what a sweep varies before what all of its jobs share, as tables show the beginning only."""
+    from hydrapress.compose import without_sweeps
+
+    try:
+        shared = without_sweeps(overrides)
+    except ConfigError:
+        return list(overrides)
+    return sorted(overrides, key=lambda override: override in shared)
+
+
 def job_title(run: RunInfo) -> str:
     """Name a job by what it overrides; one of a sweep by what the sweep varies, where that is known."""
     shared: list[str] = []
     if run.sweep_id is not None:
         with contextlib.suppress(ValueError):
             sweep_id, *overrides = json.loads(os.environ.get(_SWEEP, "[]"))
-            shared = overrides if sweep_id == run.sweep_id else []
-    own = [each for each in run.overrides if each not in shared]
+            shared = [_spelled(each) for each in overrides] if sweep_id == run.sweep_id else []
+    own = [each for each in run.overrides if _spelled(each) not in shared]
     return title("job", " ".join(own).replace("stages.", "") if shared and own else run.label)
 
 
@@ -133,6 +147,11 @@ def _value(config: Mapping[str, Any], path: str, given: str) -> Any:
         at = at[part]
     # of a group, such as model=lenet5, the choice says more than all that it composed
     return given if isinstance(at, Mapping) and not given.startswith("{") else at
+
+
+def _spelled(override: str) -> str:
+    """Spell an override in one way: Hydra gives jobs its own spelling of what the user typed."""
+    return re.sub(r"[\s'\"]", "", override).lower()
 
 
 def _varies(stage: Stage | None, field: str, unusual: bool) -> bool:

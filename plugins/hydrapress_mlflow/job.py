@@ -75,6 +75,7 @@ class Job:
         self._keys: dict[str, str] = {}
         self._formats: dict[str, str] = {}
         self._graph, self._data = graph, data_parts(data)
+        self._test = next((part for part in self._data if part.split == "test"), None)
         self._measured: set[str] = set()
         self._tags = {**process_tags(), **circumstances(), **filter_tags(run.config)}
         self._begin()
@@ -155,7 +156,9 @@ class Job:
         # curves stay off the model: there they would read as its final values
         if curve := self._take_curve(node.id):
             self._stream.send(LogBatch(run, curve))
-        self._stream.send(LogBatch(run, points, params, more, model))
+        if model is not None and self._test:
+            self._stream.send(LogInputs(run, (self._test,)))
+        self._stream.send(LogBatch(run, points, params, more, model, self._test))
         self._stream.send(Terminate(run, State.FINISHED.value, now))
         self._open.pop(node.id, None)
 
@@ -197,9 +200,8 @@ class Job:
         measuring = self._graph.nodes.get(event.stage_id) if self._graph else None
         name = measurement_title(event, format_, measuring.stage if measuring else None)
         self._stream.send(CreateRun(run, name, now, {k: v for k, v in tags.items() if v}, parent))
-        test = tuple(part for part in self._data if part.split == "test")
-        if test:
-            self._stream.send(LogInputs(run, test))
+        if self._test:
+            self._stream.send(LogInputs(run, (self._test,)))
         if key is not None:
             # a model bears the figures of one circumstance only, and says which
             mark = {"hydrapress.measured_on": circumstance(event)} if first else {}
@@ -207,7 +209,8 @@ class Job:
         if first:
             self._measured.add(event.model_id)
         points = points_of(event.metrics, now)
-        self._stream.send(LogBatch(run, points, self._measured_params(event), {}, key if first else None))
+        params, model = self._measured_params(event), key if first else None
+        self._stream.send(LogBatch(run, points, params, {}, model, self._test))
         state = State.FAILED if event.problem else State.FINISHED
         self._stream.send(Terminate(run, state.value, now))
 

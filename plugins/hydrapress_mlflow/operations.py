@@ -71,13 +71,18 @@ class CreateRun:
 
 @dataclass(frozen=True)
 class LogBatch:
-    """Log metrics, params and tags on a run, its metrics also on the model ``model``."""
+    """Log metrics, params and tags on a run, its metrics also on the model ``model``.
+
+    Attributes:
+        data: What the model's metrics were measured on, by which MLflow groups them.
+    """
 
     run: str
     metrics: tuple[Point, ...] = ()
     params: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     model: str | None = None
+    data: DataPart | None = None
 
 
 @dataclass(frozen=True)
@@ -211,6 +216,8 @@ def from_json(data: Mapping[str, Any]) -> Operation:
     try:
         if kind is LogBatch:
             fields["metrics"] = tuple(Point(**point) for point in fields["metrics"])
+            data_part = fields.get("data")
+            fields["data"] = DataPart(**data_part) if data_part is not None else None
         elif kind is LogInputs:
             fields["parts"] = tuple(DataPart(**part) for part in fields["parts"])
         return kind(**fields)

@@ -13,6 +13,7 @@ from .models import file_problems, record_model
 from .operations import (
     Annotate,
     CreateRun,
+    DataPart,
     LogBatch,
     LogFile,
     LogInputs,
@@ -181,7 +182,7 @@ class Sink:
         model_id = self.models.get(op.model) if op.model else None
         params = _chunks([Param(key, fits(value, 6000)) for key, value in op.params.items()], _MAX_PARAMS)
         tags = _chunks([RunTag(key, fits(value)) for key, value in op.tags.items()], _MAX_PARAMS)
-        metrics = _chunks(_metrics(op.metrics, run_id, model_id), _MAX_METRICS)
+        metrics = _chunks(_metrics(op, run_id, model_id), _MAX_METRICS)
         while True:
             batch = next(metrics, []), next(params, []), next(tags, [])
             if not any(batch):
@@ -228,8 +229,7 @@ class Sink:
             DatasetInput(
                 Dataset(
                     part.name,
-                    # MLflow keeps one entry a digest, and the splits are several
-                    f"{part.digest[:_DIGEST_CHARS]}-{part.split}"[:_MAX_DIGEST],
+                    _digest(part),
                     source_type="hydrapress",
                     source=part.name,
                     profile=f'{{"num_rows": {part.samples}}}',
@@ -248,12 +248,20 @@ class Sink:
             self._client.set_terminated(run_id, op.state, op.ended_ms)
 
 
-def _metrics(points: Sequence[Point], run_id: str, model_id: str | None) -> list[Metric]:
+def _metrics(op: LogBatch, run_id: str, model_id: str | None) -> list[Metric]:
     from mlflow.entities import Metric
 
     if model_id is None:
-        return [Metric(p.name, p.value, p.at_ms, p.step) for p in points]
-    return [Metric(p.name, p.value, p.at_ms, p.step, model_id=model_id, run_id=run_id) for p in points]
+        return [Metric(p.name, p.value, p.at_ms, p.step) for p in op.metrics]
+    of_model: dict[str, str] = {"model_id": model_id, "run_id": run_id}
+    if op.data is not None:
+        of_model |= {"dataset_name": op.data.name, "dataset_digest": _digest(op.data)}
+    return [Metric(p.name, p.value, p.at_ms, p.step, **of_model) for p in op.metrics]
+
+
+def _digest(part: DataPart) -> str:
+    """Give one entry a split: MLflow keeps one a digest, and the splits are several."""
+    return f"{part.digest[:_DIGEST_CHARS]}-{part.split}"[:_MAX_DIGEST]
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[list[T]]:

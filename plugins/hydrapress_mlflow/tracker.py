@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .about import announce_sweep, forget_sweep, title
+from .about import announce_sweep, forget_sweep, title, varied_first
 from .job import Job
 from .machine import circumstances, process_tags
 from .makers import kept_files, now_ms, sweep_run
@@ -50,7 +50,7 @@ class Tracker:
         stream = Stream(Target.of(event.tracking), event.experiment, f"sweep-{event.sweep_id}")
         self._sweeps[event.sweep_id] = stream
         announce_sweep(event.sweep_id, event.overrides)
-        overrides = " ".join(event.overrides)
+        overrides = " ".join(varied_first(event.overrides))
         sweep = sweep_run(event.sweep_id, overrides)
         stream.send(
             sweep,

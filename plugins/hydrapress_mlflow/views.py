@@ -26,6 +26,9 @@ MEASUREMENTS = "hydrapress-measurements"
 _VERSION = "1"
 _NOTE_TAG = "mlflow.note.content"
 _VIEW_TAG = "mlflow.sharedViewState."
+_WORKFLOW = "workflowType=machine_learning"
+"""Without it MLflow's page has the tabs for language models, where models are called agent versions."""
+
 _KIND = "tags.`hydrapress.kind` = "
 
 
@@ -53,15 +56,20 @@ def note(experiment_id: str, metric: str) -> str:
     """Write the description of an experiment, in Markdown, with links to its views."""
     page = f"#/experiments/{experiment_id}"
 
-    def runs(condition: str, **more: str) -> str:
+    def runs(condition: str) -> str:
         # blanks as %20: Markdown's links end at one, and the page reads a plus as a plus
         wanted = {"searchFilter": condition, "orderByKey": "attributes.start_time", "orderByAsc": "false"}
-        return f"{page}/runs?{urllib.parse.urlencode(wanted | more, quote_via=urllib.parse.quote)}"
+        return f"{page}/runs?{urllib.parse.urlencode(wanted, quote_via=urllib.parse.quote)}&{_WORKFLOW}"
 
+    shared = f"{page}/runs?viewStateShareKey={MEASUREMENTS}&{_WORKFLOW}"
     views = [
-        (f"{page}/runs?viewStateShareKey={MEASUREMENTS}", "measurements", "every model on every backend"),
         (
-            f"{page}/runs?viewStateShareKey={MEASUREMENTS}&compareRunsMode=CHART",
+            f"{page}/runs?viewStateShareKey={MEASUREMENTS}&{_WORKFLOW}",
+            "measurements",
+            "every model on every backend",
+        ),
+        (
+            f"{shared}&compareRunsMode=CHART",
             "measurements as charts",
             f"size against {metric}, latency, and parallel coordinates",
         ),
@@ -72,7 +80,7 @@ def note(experiment_id: str, metric: str) -> str:
             "what did not finish",
             "`hydrapress.error` says why",
         ),
-        (f"{page}/models", "models", "with their metrics and files"),
+        (f"{page}/models?{_WORKFLOW}", "models", "with their metrics and files"),
     ]
     lines = [f"- [{title}]({address}): {text}" for address, title, text in views]
     return "\n".join(

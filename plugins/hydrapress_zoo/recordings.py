@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -128,7 +129,8 @@ def write_recordings(recordings: Recordings, path: Path) -> None:
             np.savez(file, **{field.name: getattr(recordings, field.name) for field in fields(recordings)})
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise ConfigError(f"data watch: '{path}' can't be written ({error}); give another --out") from error
 
 

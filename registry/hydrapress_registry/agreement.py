@@ -135,8 +135,7 @@ def _model(
         result.sha256[:12],
         (stage.sha256 or "")[:12],
         Outcome.AGREES if same_bits else Outcome.NOTED,
-        (f"the same bits{kept}" if same_bits else "other bits: judged by quality and size")
-        + (f" ({stage.format})" if stage.format else ""),
+        f"the same bits{kept}" if same_bits else "other bits: judged by quality and size",
     )
     samples = max(record.data.sizes.get("test", 0), 1)
     tolerance, rule = _LEAST_SAMPLES / samples, f"may differ by {_LEAST_SAMPLES} test samples"
@@ -161,13 +160,13 @@ def _number(
 ) -> Check:
     before, now = result.metrics[metric], stage.metrics.get(metric)
     if now is None or not math.isfinite(now):
-        return _check(run, item, f"{before:g}", "", Outcome.DIFFERS, "it was not measured")
+        return _check(run, item, f"{before:.10g}", "", Outcome.DIFFERS, "it was not measured")
     agrees = abs(now - before) <= tolerance + _ROUNDING
     why = f"{rule} ({tolerance:.4g})" if tolerance else rule
     if not agrees:
         why = f"{now - before:+.4g}; {why}"
     return _check(
-        run, item, f"{before:.6g}", f"{now:.6g}", Outcome.AGREES if agrees else Outcome.DIFFERS, why
+        run, item, f"{before:.10g}", f"{now:.10g}", Outcome.AGREES if agrees else Outcome.DIFFERS, why
     )
 
 

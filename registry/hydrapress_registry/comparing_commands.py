@@ -97,7 +97,8 @@ def _leaderboard(options: argparse.Namespace) -> int:
     from hydrapress_registry.comparing_tables import render_leaderboard
     from hydrapress_registry.leaderboard import leaderboard
 
-    definition, definitions = definition_of(options.id), sound_definitions()
+    definitions = sound_definitions()
+    definition = definitions.get(options.id) or definition_of(options.id)
     entries, notes = _entries(options, definitions)
     if options.division:
         kept = [entry for entry in entries if entry.division == options.division]
@@ -131,7 +132,8 @@ def _frontier(options: argparse.Namespace) -> int:
     from hydrapress_registry.comparing_tables import render_frontier
     from hydrapress_registry.leaderboard import frontier_of, same_hardware
 
-    definition, definitions = definition_of(options.id), sound_definitions()
+    definitions = sound_definitions()
+    definition = definitions.get(options.id) or definition_of(options.id)
     entries, notes = _entries(options, definitions)
     axes = [options.x, options.y or definition.metric, *([options.z] if options.z else [])]
     if not options.anyway:

@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["differences", "plain_config"]
 
-_ASIDE = frozenset({"seed", "device", "tracking", "store", "benchmark", "hydra"})
+_ASIDE = frozenset({"seed", "device", "tracking", "store", "benchmark", "report", "hydra"})
 """Parts that decide where a job runs and what is kept, not what it does; seeds are compared apart."""
 
 _BENCHMARK = "evaluator/benchmark"

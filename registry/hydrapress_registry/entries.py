@@ -15,7 +15,7 @@ from hydrapress.summary import RunSummary
 from hydrapress.summary.archive import ArchivedRow
 from hydrapress_registry.definition import Definition
 from hydrapress_registry.entry import Entry, Origin
-from hydrapress_registry.estimates import estimates, finite
+from hydrapress_registry.estimates import Estimates, finite
 from hydrapress_registry.pooling import About, Sample, pooled
 from hydrapress_registry.record import Record, Role, SeedResult
 
@@ -68,7 +68,7 @@ def entries_of_record(record: Record, definition: Definition | None) -> list[Ent
         roles=roles,
         versions=record.environment.versions,
     )
-    reference = estimates([finite(seed.metrics) for seed in baseline.seeds]) if baseline else {}
+    reference = Estimates([finite(seed.metrics) for seed in baseline.seeds]) if baseline else {}
     return pooled(samples, about, baseline.stage if baseline else None, reference)
 
 

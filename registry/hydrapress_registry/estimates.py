@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 
 from hydrapress_registry.entry import Estimate
 
-__all__ = ["CONFIDENCE", "estimate", "estimates", "finite", "is_ratio_like", "mean_and_error", "t_quantile"]
+__all__ = ["CONFIDENCE", "Estimates", "estimate", "finite", "is_ratio_like", "mean_and_error", "t_quantile"]
 
 CONFIDENCE = 0.95
 
 _RATIO_LIKE = ("latency_", "speedup", "throughput_", "load_ms", "energy_")
 _ENDS = ("_ci_low", "_ci_high")
+_OF_MEASURING = frozenset({"calls", "outliers", "noise_floor"})
+"""What tells of a measurement, and nothing of the model."""
+
 _INTERVAL_OF = {"latency_ms_p50": "latency_ms_ci"}
 
 
@@ -22,21 +26,59 @@ def is_ratio_like(metric: str) -> bool:
     return metric.startswith(_RATIO_LIKE)
 
 
-def estimates(samples: Sequence[Mapping[str, float]]) -> dict[str, Estimate]:
-    """Pool the metrics of several seeds; the ends of intervals go with their metric.
+class Estimates(Mapping[str, Estimate]):
+    """The metrics of several seeds, pooled when they are asked for: a leaderboard asks for few of them.
 
-    Args:
-        samples: Finite numbers by metric, one mapping a seed.
+    The ends of intervals go with their metric, and are no metrics themselves.
     """
-    names = dict.fromkeys(name for sample in samples for name in sample if not name.endswith(_ENDS))
-    pooled = {}
-    for name in names:
-        values = [sample[name] for sample in samples if name in sample]
+
+    def __init__(
+        self, samples: Sequence[Mapping[str, float]], derived: Mapping[str, Estimate] | None = None
+    ) -> None:
+        """Take the samples.
+
+        Args:
+            samples: Finite numbers by metric, one mapping a seed.
+            derived: What comes of something else than the samples, and replaces what they say.
+        """
+        self._samples = samples
+        self._found = dict(derived or {})
+
+    def __getitem__(self, name: str) -> Estimate:
+        """Pool one metric.
+
+        Raises:
+            KeyError: If no seed has it.
+        """
+        found = self._found.get(name)
+        if found is None:
+            found = self._found[name] = self._pooled(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        """Name the metrics that any seed has."""
+        names = [*self._found, *(name for sample in self._samples for name in sample)]
+        return (name for name in dict.fromkeys(names) if _is_metric(name))
+
+    def __len__(self) -> int:
+        """Count the metrics."""
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        """Show all of them."""
+        return repr(dict(self))
+
+    def with_derived(self, name: str, value: Estimate) -> Estimates:
+        """Give the same metrics with one that comes of something else."""
+        return Estimates(self._samples, {**self._found, name: value})
+
+    def _pooled(self, name: str) -> Estimate:
+        values = [sample[name] for sample in self._samples if name in sample] if _is_metric(name) else []
+        if not values:
+            raise KeyError(name)
         if len(values) == 1:
-            pooled[name] = _alone(name, next(sample for sample in samples if name in sample))
-        else:
-            pooled[name] = estimate(values, ratio_like=is_ratio_like(name))
-    return pooled
+            return _alone(name, next(sample for sample in self._samples if name in sample))
+        return estimate(values, ratio_like=is_ratio_like(name))
 
 
 def estimate(values: Sequence[float], *, ratio_like: bool = False) -> Estimate:
@@ -47,6 +89,9 @@ def estimate(values: Sequence[float], *, ratio_like: bool = False) -> Estimate:
         ratio_like: Whether to take the geometric mean, and the interval on the logs; values that are
             not all positive have none, and are averaged plainly.
     """
+    first, count = values[0], len(values)
+    if count > 1 and values.count(first) == count:
+        return Estimate(first, first, first, count)  # sizes and counts are the same for every seed
     if ratio_like and min(values) > 0:
         mean, error = mean_and_error([math.log(value) for value in values])
         middle, turn = math.exp(mean), math.exp
@@ -62,10 +107,10 @@ def estimate(values: Sequence[float], *, ratio_like: bool = False) -> Estimate:
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
     """Give the mean and its standard error; of a single value there is no error."""
     count = len(values)
-    mean = math.fsum(values) / count
+    mean = sum(values) / count
     if count < 2:
         return mean, None
-    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+    variance = sum([(value - mean) ** 2 for value in values]) / (count - 1)
     return mean, math.sqrt(variance / count)
 
 
@@ -83,12 +128,19 @@ def t_quantile(freedom: float) -> float:
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Leave out what is no finite number."""
+    """Leave out what is no finite number, whatever an archive handed over."""
+    with suppress(TypeError):
+        if math.isfinite(sum(metrics.values())):  # so are its terms
+            return dict(metrics)
     return {
         name: float(value)
         for name, value in metrics.items()
         if isinstance(value, int | float) and math.isfinite(value)
     }
+
+
+def _is_metric(name: str) -> bool:
+    return name not in _OF_MEASURING and not name.endswith(_ENDS)
 
 
 def _alone(name: str, sample: Mapping[str, float]) -> Estimate:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hydrapress.scenario import Scenario
 from hydrapress_registry.definition import Definition, Division
 from hydrapress_registry.entry import Entry, Estimate, Origin
-from hydrapress_registry.estimates import estimates
+from hydrapress_registry.estimates import Estimates
 from hydrapress_registry.record import Role
 
 __all__ = ["About", "Sample", "keeps_gate", "pooled"]
@@ -100,20 +100,19 @@ def pooled(
             sample.params.get("runtime_version", ""),
         )
         groups.setdefault(key, {})[sample.seed] = sample
-    metrics = {key: estimates([each.metrics for each in by_seed.values()]) for key, by_seed in groups.items()}
+    metrics = {key: Estimates([each.metrics for each in by_seed.values()]) for key, by_seed in groups.items()}
     against = {key[1:]: str(key[0]) for key, found in metrics.items() if _is_one(found.get("speedup"))}
+    elsewhere = reference or next((found for key, found in metrics.items() if key[0] == baseline), {})
     entries = []
     for key, by_seed in groups.items():
-        others = metrics.get((baseline, *key[1:])) or reference
-        if not others:
-            others = next((found for other, found in metrics.items() if other[0] == baseline), {})
+        others = metrics.get((baseline, *key[1:]), elsewhere)
         entries.append(_entry(list(by_seed.values()), metrics[key], about, others, against.get(key[1:], "")))
     return entries
 
 
 def _entry(
     samples: Sequence[Sample],
-    metrics: dict[str, Estimate],
+    metrics: Estimates,
     about: About,
     baseline: Mapping[str, Estimate],
     against: str,
@@ -121,7 +120,8 @@ def _entry(
     newest = samples[-1]
     size, size_before = metrics.get("size_bytes"), baseline.get("size_bytes")
     if size and size_before and size.value > 0:
-        metrics["size_ratio"] = Estimate(size_before.value / size.value, count=size.count)
+        ratio = Estimate(size_before.value / size.value, count=size.count)
+        metrics = metrics.with_derived("size_ratio", ratio)
     passed = None
     if about.definition:
         quality, before = metrics.get(about.metric), baseline.get(about.metric)

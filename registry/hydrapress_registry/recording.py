@@ -85,13 +85,16 @@ def make_record(
             *protocol_problems(runs, definition),
             *gate_problems(runs, definition),
         )
-    if division is Division.CLOSED:
-        problems += [f"{line} (--division open records it as a deviation)" for line in deviations]
     if problems:
-        raise RegistryError(
-            "\n".join([f"this is no record of '{definition.id}':", *(f"- {line}" for line in problems)])
-        )
+        raise RegistryError(_listed(f"this is no record of '{definition.id}':", problems))
+    if division is Division.CLOSED and deviations:
+        told = _listed(f"this is no closed record of '{definition.id}':", deviations)
+        raise RegistryError(f"{told}\n--division open records it all the same, and says so in the record.")
     return with_id(_record(runs, definition, digest, division, deviations, leakage, title, created))
+
+
+def _listed(heading: str, lines: Sequence[str]) -> str:
+    return "\n".join([heading, *(f"- {line}" for line in lines)])
 
 
 def _record(

@@ -7,14 +7,12 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hydrapress.summary import RunSummary
     from hydrapress_registry.definition import Definition
     from hydrapress_registry.record import Record
-    from hydrapress_registry.verification import Verification
 
 __all__ = ["add"]
 
@@ -106,6 +104,7 @@ def _record(options: argparse.Namespace) -> int:
     from hydrapress_registry.definition import Division
     from hydrapress_registry.leakage import check_leakage
     from hydrapress_registry.recording import make_record
+    from hydrapress_registry.recording_tables import render_record
     from hydrapress_registry.records import user_folder, write_record
 
     runs = _runs(options.runs)
@@ -128,13 +127,14 @@ def _record(options: argparse.Namespace) -> int:
     if options.json:
         sys.stdout.write(to_json(record))
     else:
-        _print_record(record)
+        render_record(record)
         print(f"Record: {path}")  # noqa: T201
     return 0
 
 
 def _verify(options: argparse.Namespace) -> int:
     from hydrapress.schema import to_json
+    from hydrapress_registry.recording_tables import render_verification
     from hydrapress_registry.records import find_record
     from hydrapress_registry.verification import EXIT_CODES, verify
 
@@ -146,7 +146,7 @@ def _verify(options: argparse.Namespace) -> int:
     if options.json:
         sys.stdout.write(to_json(verification))
     else:
-        _print_verification(verification)
+        render_verification(verification)
     return EXIT_CODES[verification.answer]
 
 
@@ -261,56 +261,6 @@ def _tell(record: Record, runs: Sequence[RunSummary], tracking: Mapping[str, Any
             tracking=tracking,
         ),
     )
-
-
-def _print_record(record: Record) -> None:
-    from hydrapress.artifacts import Report
-    from hydrapress.table import render_report, size_text
-
-    rows = []
-    for model in record.models:
-        values = [result.metrics[record.metric] for result in model.seeds]
-        shown = {
-            "model": model.stage,
-            "role": "" if model.role.value == "other" else model.role.value,
-            record.metric: f"{fmean(values):.4f} ({', '.join(f'{value:.4f}' for value in values)})",
-            "size": size_text(fmean(result.metrics["size_bytes"] for result in model.seeds)),
-        }
-        for place in model.backends:
-            speedups = [each.metrics["speedup"] for each in place.seeds if "speedup" in each.metrics]
-            by_seed = ", ".join(f"{value:.2f}x" for value in speedups)
-            rows.append({**shown, "backend": place.backend, "speed-up": by_seed})
-        if not model.backends:
-            rows.append({**shown, "backend": "", "speed-up": ""})
-    deviations = [f"deviates: {line}" for line in record.deviations]
-    title = f"{record.title} ({record.division}; seeds {', '.join(map(str, record.seeds))})"
-    render_report(Report(title, rows, [*deviations, *record.notes]))
-
-
-def _print_verification(verification: Verification) -> None:
-    from hydrapress.artifacts import Report
-    from hydrapress.table import render_report
-
-    rows = [
-        {
-            "seed": check.seed,
-            "item": check.item,
-            "recorded": check.recorded,
-            "found": check.found,
-            "": check.outcome.value,
-            "why": check.why,
-        }
-        for check in verification.checks
-    ]
-    same = verification.recorded_on == verification.run_on
-    machines = (
-        f"on {verification.run_on}"
-        if same
-        else f"on {verification.run_on}; {verification.recorded_on} made it"
-    )
-    notes = [f"the new run lies in {folder}" for folder in verification.folders]
-    render_report(Report(f"{verification.record} {machines}", rows, notes))
-    print(f"{verification.record}: {verification.answer}")  # noqa: T201
 
 
 def _count(number: int, what: str) -> str:

@@ -35,6 +35,7 @@ class Verification:
         run_on: This machine's.
         checks: Item by item.
         folders: Where the new runs lie.
+        from_store: Slots of models that were not made anew, as the user's store had them.
     """
 
     record: str
@@ -44,6 +45,7 @@ class Verification:
     run_on: str
     checks: tuple[Check, ...]
     folders: tuple[str, ...]
+    from_store: tuple[str, ...] = ()
 
 
 def verify(
@@ -76,6 +78,7 @@ def verify(
         raise RegistryError(_refusal(record, reasons))
     checks: list[Check] = []
     folders = []
+    from_store: dict[str, None] = {}
     for seed in chosen:
         place = folder / "outputs" / "verify" / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{record.id}-seed{seed}"
         result = run_composed(
@@ -86,7 +89,9 @@ def verify(
             experiment="verify",
             allow_targets=consent,
         )
-        checks += checks_of(record, read_summary(result.folder / SUMMARY_NAME))
+        run = read_summary(result.folder / SUMMARY_NAME)
+        checks += checks_of(record, run)
+        from_store |= {stage.id: None for stage in run.stages if stage.cached and stage.sha256}
         folders.append(str(result.folder))
     here = hardware()
     same = record.environment.hardware.get("fingerprint") == here.fingerprint()
@@ -98,6 +103,7 @@ def verify(
         run_on=here.cpu,
         checks=tuple(checks),
         folders=tuple(folders),
+        from_store=tuple(from_store),
     )
 
 

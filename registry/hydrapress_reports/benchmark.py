@@ -20,6 +20,8 @@ from .gather import count_text, finite, notes_of, points_of, unique, way_text
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from hydrapress_registry.definition import Definition
+
 __all__ = ["contents_of_benchmark"]
 
 _MARGIN = 0.01
@@ -53,11 +55,7 @@ def contents_of_benchmark(
     points += points_of([run for run in found if run.run_id not in recorded])
     notes = [definition.question]
     if not points:
-        seeds = ",".join(str(seed) for seed in definition.protocol.seeds)
-        how = f"run it with: hydrapress -m benchmark={id_} seed={seeds}"
-        notes.append(
-            f"no record yet; {f'it needs {", ".join(definition.needs)}' if definition.needs else how}"
-        )
+        notes.append(f"no record yet; {_how_to_run(definition)}")
     notes += dict.fromkeys(note for record in own for note in record.notes)
     greater = own[0].greater_is_better if own else all(run.greater_is_better for run in found)
     counts = f"{count_text(len(own), 'record')}, {count_text(len(found), 'run')} of your own"
@@ -71,6 +69,16 @@ def contents_of_benchmark(
         published=definition.published,
         notes=(*notes, *notes_of(found, definition.metric)),
     )
+
+
+def _how_to_run(definition: Definition) -> str:
+    from hydrapress.plugins import installed_plugins
+
+    missing = [name for name in definition.needs if name not in installed_plugins().stages]
+    if missing:
+        return f"it needs {', '.join(missing)}"
+    seeds = ",".join(str(seed) for seed in definition.protocol.seeds)
+    return f"run it with: hydrapress -m benchmark={definition.id} seed={seeds}"
 
 
 def _own_runs(benchmark: str, folder: Path) -> list[RunSummary]:

@@ -226,9 +226,8 @@ def notes_of(runs: Sequence[RunSummary], metric: str) -> tuple[str, ...]:
     notes = []
     failed = [run for run in runs if run.state is not State.FINISHED]
     if failed:
-        notes.append(
-            f"{len(failed)} of {count_text(len(runs), 'job')} did not finish and {_give(len(failed))}"
-        )
+        give = "gives" if len(failed) == 1 else "give"
+        notes.append(f"{len(failed)} of {count_text(len(runs), 'job')} did not finish and {give} no points")
     others = sorted({run.metric for run in runs if run.metric and run.metric != metric})
     if others:
         notes.append(f"some jobs are measured by {', '.join(others)} instead of {metric}")

@@ -249,7 +249,7 @@ def _label(panel: Axes, canvas: FigureCanvasAgg, contents: Contents, x: str) -> 
             if frame.containsx(box.x0) and frame.containsx(box.x1) and frame.containsy(box.y0) and (
                 frame.containsy(box.y1)
             ) and not box.count_overlaps(taken):  # fmt: skip
-                taken.append(box)
+                taken.append(box.padded(4 * pixels))
                 break
             note.remove()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "onnx", "onnxruntime", "mlflow", "litert_torch")
+HEAVY = ("torch", "onnx", "onnxruntime", "mlflow", "litert_torch", "plotly", "matplotlib", "pydantic")
 
 
 def hydrapress(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -123,7 +123,7 @@ def test_completion_of_a_slot_in_a_real_shell(workdir: Path) -> None:
         hydrapress() {{ "{sys.executable}" -m hydrapress.cli "$@"; }}
         export COMP_LINE='hydrapress stage@stages.prune=pru' COMP_POINT=33
         hydrapress -sc query=bash
-        export COMP_LINE='hydrapress pipeline=prune_' COMP_POINT=26
+        export COMP_LINE='hydrapress pipeline=prune_i' COMP_POINT=27
         hydrapress -sc query=bash
     """
     done = subprocess.run(["bash", "-c", script], cwd=workdir, capture_output=True, text=True, check=False)

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 from runs import BRIEF_BENCH, COMMAND
+from summaries import summary
+
+from hydrapress.schema import to_json
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES += sorted((ROOT / "plugins").glob("*/README.md"))
-COMPANIONS = {"plugins", "explain", "graph", "doctor", "store", "diff", "track"}
+PAGES += sorted((ROOT / "plugins").glob("*/README.md")) + sorted((ROOT / "registry").glob("*/README.md"))
+COMPANIONS = {"plugins", "explain", "graph", "doctor", "store", "diff", "track", "registry", "report"}
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 # these need what a test does not give them: a shell's own words, or a file that is yours
 NOT_RUN = re.compile(r"(make|pip|mlflow|cd|git|python) |hydrapress --config-dir|.*(FILE|mypackage)")
@@ -72,6 +75,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("docs")
 
 
+def leave_a_summary(place: Path) -> None:
+    """Leave what a job leaves, for pages whose reader has run one."""
+    run = summary(benchmark=None)
+    archive = place / ".hydrapress" / "runs"
+    archive.mkdir(parents=True, exist_ok=True)
+    (archive / f"{run.run_id}.json").write_text(to_json(run), encoding="utf-8")
+
+
 def test_there_are_commands_of_each_sort() -> None:
     assert len(LOOKS) >= 6
     assert len(RUNS) >= 6
@@ -89,6 +100,7 @@ def test_a_run_of_the_docs_works(page: str, command: str, place: Path) -> None:
 @pytest.mark.parametrize(("page", "command"), LOOKS)
 def test_a_look_of_the_docs_works(page: str, command: str, place: Path) -> None:
     (place / ".hydrapress" / "store").mkdir(parents=True, exist_ok=True)
+    leave_a_summary(place)
     done = run_words(shlex.split(command)[1:], place)
     assert done.returncode == 0, f"{page}: {command}\n{done.stderr}"
 

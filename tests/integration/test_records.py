@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -81,8 +82,13 @@ def test_job_is_recorded_and_the_table_says_what_it_reached(
 ) -> None:
     assert main(["registry", "record", "job", "--division", "open", "--title", "a first try"]) == 0
     out = capsys.readouterr().out
-    assert "a first try (open; seeds 0)" in out
-    assert "baseline" in out
+    assert "a first try (open; seed 0)" in out
+    table = {line.split()[0]: line.split() for line in out.splitlines() if line}
+    assert table["onnx"][1] == "baseline"
+    assert table["int8"][1] == "best"
+    assert re.fullmatch(r"0\.\d{4}", table["int8"][2])
+    assert table["int8"][-2] == "onnxruntime-cpu"
+    assert re.fullmatch(r"[\d.]+x", table["int8"][-1])
     assert "deviates: stages.train.epochs is 2, the benchmark's is" in out
     assert "deviates: its seeds are 0, the protocol's are" in out
     assert "without 'shift'" in out
@@ -100,8 +106,9 @@ def test_closed_division_refuses_each_deviation_with_the_way_out(
 ) -> None:
     assert main(["registry", "record", "job"]) == 2
     told = capsys.readouterr().err
-    assert "this is no record of 'int8-lenet5':" in told
-    assert "stages.tflite is not there, the benchmark's is exporter/tflite (--division open" in told
+    assert "this is no closed record of 'int8-lenet5':" in told
+    assert "stages.tflite is not there, the benchmark's is exporter/tflite" in told
+    assert "--division open records it all the same" in told
     assert "the protocol asks for 5; raise max_seconds" in told
     assert not Path("records").exists()
 
@@ -183,6 +190,7 @@ def test_own_record_is_run_again_and_found_the_same(
     assert {"onnx: sha256", "int8: sha256", "int8: accuracy", "int8: size_bytes"} <= set(outcomes)
     assert (code, told["answer"]) == ((0, "verified") if speedup == "agrees" else (1, "differs"))
     assert Path(told["folders"][0], "run.json").is_file()
+    assert told["from_store"] == ["train", "onnx", "int8"]
 
 
 def test_record_of_other_hardware_and_better_quality_says_both(

@@ -40,6 +40,11 @@ def test_the_shared_train_runs_once_and_every_job_is_named(tmp_path: Path) -> No
     assert [Path(output).name for output in outputs] == ["0", "1", "2"]
     assert all((tmp_path / output / "tracking.json").is_file() for output in outputs)
     assert done.stdout.count("mlflow ui") == 3
+    # torch checkpoints are equally large, with zeros or without
+    frontier = done.stdout[done.stdout.index("Frontier of") :]
+    assert "nonzero_params" in frontier or "weights left" in frontier
+    assert re.search(r"^\s*[\d,]+\s+0\.\d{4}\s+recover\s+sparsity=0\.9$", frontier, flags=re.MULTILINE)
+    assert "Sweep: 3 of 3 jobs finished; accuracy is that on test data" in frontier
     # what Hydra launches is progress: stdout is the result
     assert "Launching" not in done.stdout
 
@@ -51,7 +56,7 @@ def test_the_shared_train_runs_once_and_every_job_is_named(tmp_path: Path) -> No
     assert [parent_of(job) for job in jobs] == [sweep.info.run_id] * 3
     assert sorted(job.data.params["stages.prune.sparsity"] for job in jobs) == list(SPARSITIES)
     for sparsity in SPARSITIES:
-        assert sum(f"stages.prune.sparsity={sparsity}" in str(job.info.run_name) for job in jobs) == 1
+        assert sum(f"prune.sparsity={sparsity}" in str(job.info.run_name) for job in jobs) == 1
     by_job = Counter(parent_of(stage) for stage in of_kind(runs, "stage"))
     assert by_job == {job.info.run_id: 3 for job in jobs}
     cached = [s.data.tags["hydrapress.cached"] for s in of_kind(runs, "stage") if s.info.run_name == "train"]
@@ -63,6 +68,7 @@ def test_a_job_that_fails_first_fails_the_sweep_and_leaves_the_others_whole(tmp_
     assert done.returncode == 1
     assert "stage 'recover': the training loss" in done.stderr
     assert "Traceback" not in done.stderr
+    assert "Sweep: 1 of 2 jobs finished" in done.stdout
     assert labels(tmp_path) == {"train": 1, "prune": 1, "recover": 1}
     assert problems(tmp_path / ".hydrapress/store") == []
 

@@ -13,7 +13,7 @@ from hydrapress_registry.choosing import matched
 from hydrapress_registry.comparison import Aspect, Delta, compare
 from hydrapress_registry.definition import Division
 from hydrapress_registry.entry import Entry, Estimate, Origin
-from hydrapress_registry.estimates import estimates
+from hydrapress_registry.estimates import Estimates
 from hydrapress_registry.record import Role
 
 QUALITIES_A, QUALITIES_B = (0.980, 0.984, 0.982), (0.978, 0.983, 0.979)
@@ -46,7 +46,7 @@ def entry(name: str = "onnx", *, seeds: tuple[int, ...] = (0, 1, 2), **changes: 
         batch_size=1,
         scenario=Scenario.SINGLE_STREAM,
         format="onnx",
-        metrics=estimates(list(by_seed.values())),
+        metrics=Estimates(list(by_seed.values())),
         metric="accuracy",
         seeds=seeds,
         by_seed=by_seed,

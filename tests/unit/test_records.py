@@ -297,7 +297,7 @@ def deviating(name: str) -> tuple[list[RunSummary], Definition, str]:
 @pytest.mark.parametrize("name", ["seeds", "config", "starts", "backends", "loss", "baseline"])
 def test_deviation_is_refused_when_closed_and_said_when_open(name: str) -> None:
     given, rules, message = deviating(name)
-    with pytest.raises(RegistryError, match=f"{message}.*--division open records it"):
+    with pytest.raises(RegistryError, match=f"(?s){message}.*\n--division open records it"):
         make(given, definition=rules)
     record = make(given, definition=rules, division=Division.OPEN)
     assert record.division is Division.OPEN

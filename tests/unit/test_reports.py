@@ -6,8 +6,10 @@ import dataclasses
 import io
 import json
 import re
+import shlex
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -18,16 +20,25 @@ from summaries import environment, failed, odd_names, summary, sweep
 
 from hydrapress.errors import RegistryError
 from hydrapress.moments import State
+from hydrapress.plugins import installed_plugins
 from hydrapress.scenario import Scenario
+from hydrapress.schema import to_json
 from hydrapress.summary import RunSummary, StageSummary
+from hydrapress_registry.catalogue import find_definition
+from hydrapress_registry.record import Record
+from hydrapress_registry.recording import make_record
+from hydrapress_registry.records import write_record
+from hydrapress_reports.benchmark import contents_of_benchmark
 from hydrapress_reports.commands import main
-from hydrapress_reports.contents import Contents, Point
-from hydrapress_reports.gather import contents_of, pipeline_text, titled
+from hydrapress_reports.gather import contents_of, pipeline_text, titled, way_text
 from hydrapress_reports.markdown import markdown
 from hydrapress_reports.naming import JobNames
 from hydrapress_reports.output import SUFFIXES, as_bytes, write_report
 from hydrapress_reports.picture import PictureFormat, picture
 from hydrapress_reports.words import cut, frontier_ids, headline, leading_cost, short_label
+
+if TYPE_CHECKING:
+    from hydrapress_reports.contents import Contents, Point
 
 
 def contents(*summaries: RunSummary) -> Contents:
@@ -117,7 +128,7 @@ def test_jobs_are_named_by_what_tells_them_apart() -> None:
         summary(
             seed,
             label=" ".join([*shared, f"stages.prune.sparsity=0.{seed}"]),
-            command=f"hydrapress pipeline=prune 'stages.bench.backends=[a, b]' stages.prune.sparsity=0.{seed}",
+            command=shlex.join(["hydrapress", *shared, f"stages.prune.sparsity=0.{seed}"]),
         )
         for seed in (5, 9)
     ]
@@ -197,6 +208,76 @@ def test_titles_say_what_it_is_about() -> None:
     assert titled(sweep(4)).title == "Sweep of 4 jobs"
     assert titled([summary(0), summary(1)]).title == "Comparison of 2 jobs"
     assert titled([summary(0)], name="Experiment e").title == "Experiment e"
+
+
+def test_a_very_long_or_tangled_way_is_cut() -> None:
+    chain = {f"s{n}": (f"s{n - 1}",) for n in range(1, 5_000)}
+    assert way_text(chain, "s4999").startswith("… → s4950 → s4951")
+    # every slot takes from the last one twice over: written out, it would not fit the machine
+    diamonds = {f"s{n}": (f"s{n - 1}", f"t{n - 1}") for n in range(1, 45)}
+    diamonds |= {f"t{n}": (f"s{n - 1}", f"t{n - 1}") for n in range(1, 45)}
+    assert len(way_text(diamonds, "s44")) < 1_000
+
+
+# --- benchmarks -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recorded(workdir: Path) -> tuple[Record, list[RunSummary]]:
+    """All seeds of int8-lenet5 in the working folder, one more, and the record that was made of them."""
+    found = find_definition("int8-lenet5")
+    assert found.definition is not None
+    runs = [summary(seed) for seed in found.definition.protocol.seeds]
+    definition = dataclasses.replace(
+        found.definition, data=dataclasses.replace(found.definition.data, digest=runs[0].data.digest)
+    )
+    record = make_record(runs, definition, digest="d" * 64, config=runs[0].config)
+    write_record(record, workdir / "records")
+    place = workdir / ".hydrapress" / "runs"
+    place.mkdir(parents=True)
+    for run in [*runs, summary(99)]:
+        (place / f"{run.run_id}.json").write_text(to_json(run), encoding="utf-8")
+    return record, runs
+
+
+def test_a_benchmark_shows_its_records_own_runs_and_papers(
+    recorded: tuple[Record, list[RunSummary]], workdir: Path
+) -> None:
+    record, runs = recorded
+    report = contents_of_benchmark("int8-lenet5", records=workdir / "records", folder=workdir)
+    of_record = [point for point in report.points if point.origin == "record"]
+    point = next(p for p in of_record if p.id == f"{record.id}/int8@onnxruntime-cpu")
+    assert point.pipeline == "train → onnx → int8"
+    assert point.metrics["speedup_ci_low"] < point.metrics["speedup"] < point.metrics["speedup_ci_high"]
+    assert point.metrics["latency_ms_ci_low"] < point.metrics["latency_ms_p50"]
+    assert point.verdict.startswith(f"{point.metrics['speedup']:.2f}x faster than 'onnx'")
+    # the record's own runs are shown as jobs, and their figures are not counted twice
+    own = [p for p in report.points if p.origin == "run"]
+    assert {report.runs[p.run].run_id for p in own if p.run is not None} == {summary(99).run_id}
+    assert {run.run_id for run in runs} < {run.run_id for run in report.runs}
+    assert re.fullmatch(
+        rf"benchmark int8-lenet5: \d records?, {len(runs) + 1} runs of your own", report.subtitle
+    )
+    assert "faster" in headline(report)
+    text = markdown(report)
+    assert "## Published" in text
+    assert "context: ResNet-8 on CIFAR-10" in text
+
+
+def test_a_benchmark_without_records_says_how_to_make_one(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hydrapress_reports.benchmark.all_records", lambda folder: [])
+    report = contents_of_benchmark("int8-lenet5", folder=workdir, title="Mine")
+    assert (report.title, report.points, report.runs) == ("Mine", (), ())
+    assert any(
+        note.startswith("no record yet; run it with: hydrapress -m benchmark=int8-lenet5 seed=0,1,2")
+        for note in report.notes
+    )
+    assert report.published
+    monkeypatch.setitem(vars(installed_plugins()), "stages", {})
+    needy = contents_of_benchmark("kd-mnist", folder=workdir)
+    assert "no record yet; it needs distiller/logits" in needy.notes
 
 
 # --- the frontier and its words ---------------------------------------------------------

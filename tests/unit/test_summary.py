@@ -120,7 +120,9 @@ def only_summary(workdir: Path) -> RunSummary:
 
 
 def test_a_job_leaves_its_summary_in_its_folder_and_in_the_archive(offer: Offer, workdir: Path) -> None:
+    before = installed_plugins().on_listener_error
     result = run(OVERRIDES)
+    assert installed_plugins().on_listener_error is before
     summary = read_summary(result.folder / SUMMARY_NAME)
     copy = workdir / ARCHIVE / f"{result.run_id}.json"
     assert copy.read_text() == (result.folder / SUMMARY_NAME).read_text()
