@@ -20,7 +20,6 @@ from .operations import (
     LogModel,
     LogText,
     Operation,
-    Point,
     Prepare,
     Terminate,
     UseModel,

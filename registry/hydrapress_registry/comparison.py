@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from hydrapress_registry.axes import depends_on_hardware
 from hydrapress_registry.entry import Entry
-from hydrapress_registry.estimates import is_ratio_like, mean_and_error, t_quantile
+from hydrapress_registry.estimates import SMALLEST, bounded_exp, is_ratio_like, mean_and_error, t_quantile
 
 __all__ = ["Aspect", "Comparison", "Delta", "DeltaKind", "Obstacle", "compare"]
 
@@ -102,7 +102,7 @@ def compare(first: Entry, second: Entry, *, anyway: bool = False) -> Comparison:
             deltas.append(Delta(name, kind, a, b, None, None, None, "withheld: not comparable", against))
         elif kind is DeltaKind.DIFFERENCE:
             deltas.append(Delta(name, kind, a, b, *_difference(name, first, second), against))
-        elif a > 0 and b > 0:
+        elif min(a, b) > SMALLEST:
             deltas.append(Delta(name, kind, a, b, *_ratio(name, first, second), against))
     return Comparison(first, second, tuple(deltas), obstacles)
 
@@ -181,15 +181,15 @@ def _ratio(metric: str, a: Entry, b: Entry) -> _Result:
     ours, theirs = _by_seed(metric, a), _by_seed(metric, b)
     first, second = a.metrics[metric], b.metrics[metric]
     value = second.value / first.value
-    positive = min([*ours.values(), *theirs.values()], default=0.0) > 0
+    positive = min([*ours.values(), *theirs.values()], default=0.0) > SMALLEST
     if len(ours) > 1 and len(theirs) > 1 and positive:
         logs = [{seed: math.log(v) for seed, v in each.items()} for each in (ours, theirs)]
         # times of one job were taken in turns; of two jobs, a seed has nothing in common but its weights
         same_job = a.id.partition("/")[0] == b.id.partition("/")[0]
         paired = ours.keys() == theirs.keys() and (same_job or not is_ratio_like(metric))
         mean, low, high, how = _of_seeds(logs[0], logs[1], paired=paired)
-        ends = [None if end is None else math.exp(end) for end in (low, high)]
-        return math.exp(mean), ends[0], ends[1], f"{how}, on logs"
+        ends = [None if end is None else bounded_exp(end) for end in (low, high)]
+        return bounded_exp(mean), ends[0], ends[1], f"{how}, on logs"
     if not is_ratio_like(metric):
         return value, None, None, "one seed: no interval over seeds"
     widths = [_log_half_width(each.low, each.high) for each in (first, second)]
@@ -198,7 +198,7 @@ def _ratio(metric: str, a: Entry, b: Entry) -> _Result:
         return value, None, None, "no interval can be given: one of them has none"
     reach = math.hypot(*known)
     how = "the starts of each, as though independent; says nothing of other seeds"
-    return value, value * math.exp(-reach), value * math.exp(reach), how
+    return value, value * math.exp(-reach), value * bounded_exp(reach), how
 
 
 def _of_seeds(a: dict[int, float], b: dict[int, float], *, paired: bool) -> _Result:
@@ -222,6 +222,6 @@ def _by_seed(metric: str, entry: Entry) -> dict[int, float]:
 
 
 def _log_half_width(low: float | None, high: float | None) -> float | None:
-    if low is None or high is None or low <= 0:
+    if low is None or high is None or low <= SMALLEST:
         return None
     return math.log(high / low) / 2

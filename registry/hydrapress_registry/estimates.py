@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 
 from hydrapress_registry.entry import Estimate
 
-__all__ = ["CONFIDENCE", "Estimates", "estimate", "finite", "is_ratio_like", "mean_and_error", "t_quantile"]
+__all__ = [
+    "CONFIDENCE",
+    "LARGEST",
+    "SMALLEST",
+    "Estimates",
+    "bounded_exp",
+    "estimate",
+    "finite",
+    "is_ratio_like",
+    "mean_and_error",
+    "t_quantile",
+]
 
 CONFIDENCE = 0.95
+
+LARGEST, SMALLEST = 1e100, 1e-100
+"""Numbers beyond are no measurements; within, squares and ratios stay finite."""
+
+_LARGEST_LOG = 700.0
 
 _RATIO_LIKE = ("latency_", "speedup", "throughput_", "load_ms", "energy_")
 _ENDS = ("_ci_low", "_ci_high")
@@ -89,19 +105,25 @@ def estimate(values: Sequence[float], *, ratio_like: bool = False) -> Estimate:
         ratio_like: Whether to take the geometric mean, and the interval on the logs; values that are
             not all positive have none, and are averaged plainly.
     """
+    turn: Callable[[float], float] = float
     first, count = values[0], len(values)
     if count > 1 and values.count(first) == count:
         return Estimate(first, first, first, count)  # sizes and counts are the same for every seed
-    if ratio_like and min(values) > 0:
+    if ratio_like and min(values) > SMALLEST:
         mean, error = mean_and_error([math.log(value) for value in values])
-        middle, turn = math.exp(mean), math.exp
+        middle, turn = bounded_exp(mean), bounded_exp
     else:
         mean, error = mean_and_error(values)
-        middle, turn = mean, float
+        middle = mean
     if error is None:
         return Estimate(middle, count=len(values))
     reach = t_quantile(len(values) - 1) * error
     return Estimate(middle, turn(mean - reach), turn(mean + reach), len(values))
+
+
+def bounded_exp(log: float) -> float:
+    """Undo a logarithm; the end of an interval that is beyond all numbers becomes a very large one."""
+    return math.exp(min(log, _LARGEST_LOG))
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
@@ -110,7 +132,7 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
     mean = sum(values) / count
     if count < 2:
         return mean, None
-    variance = sum([(value - mean) ** 2 for value in values]) / (count - 1)
+    variance = sum([(value - mean) * (value - mean) for value in values]) / (count - 1)
     return mean, math.sqrt(variance / count)
 
 
@@ -128,14 +150,15 @@ def t_quantile(freedom: float) -> float:
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Leave out what is no finite number, whatever an archive handed over."""
-    with suppress(TypeError):
-        if math.isfinite(sum(metrics.values())):  # so are its terms
+    """Leave out what is no number or beyond all measure, whatever an archive handed over."""
+    with suppress(TypeError, ValueError):
+        # a NaN makes the sum one
+        if math.isfinite(sum(metrics.values())) and max(map(abs, metrics.values())) < LARGEST:
             return dict(metrics)
     return {
         name: float(value)
         for name, value in metrics.items()
-        if isinstance(value, int | float) and math.isfinite(value)
+        if isinstance(value, int | float) and abs(value) < LARGEST
     }
 
 

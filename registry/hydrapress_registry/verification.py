@@ -75,7 +75,7 @@ def verify(
         )
     reasons = consent_reasons(found, folder)
     if reasons and not consent:
-        raise RegistryError(_refusal(record, reasons))
+        raise RegistryError(_refusal(found, reasons))
     checks: list[Check] = []
     folders = []
     from_store: dict[str, None] = {}
@@ -136,8 +136,8 @@ def targets_in(value: Any, place: str = "config") -> Iterator[tuple[str, str]]:
             yield from targets_in(inner, f"{place}[{index}]")
 
 
-def _refusal(record: Record, reasons: tuple[str, ...]) -> str:
-    config = record.config
+def _refusal(found: FoundRecord, reasons: tuple[str, ...]) -> str:
+    record, config = found.record, found.record.config
     model, data = _part(config, "model"), _part(config, "data")
     stages = config.get("stages")
     slots = stages.items() if isinstance(stages, Mapping) else ()
@@ -148,7 +148,7 @@ def _refusal(record: Record, reasons: tuple[str, ...]) -> str:
             *(f"- {reason}" for reason in reasons),
             f"It would run the model {model.get('factory') or model.get('_target_')} on the data "
             f"{data.get('name') or data.get('_target_')} with the stages {uses}.",
-            "Read its config (hydrapress registry show), then give --run if you trust whoever made it.",
+            f"Read its config in '{found.path}', then give --run if you trust whoever made it.",
         ]
     )
 

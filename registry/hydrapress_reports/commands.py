@@ -148,7 +148,7 @@ def _last() -> list[RunSummary]:
 
 
 def _tell(contents: Contents, paths: Sequence[Path], *, as_json: bool) -> None:
-    from .words import frontier_ids, headline
+    from .words import frontier_ids, headline, one_line
 
     if as_json:
         told = {
@@ -160,6 +160,6 @@ def _tell(contents: Contents, paths: Sequence[Path], *, as_json: bool) -> None:
         }
         print(json.dumps(told, indent=1))  # noqa: T201
         return
-    print(f"{contents.title}: {headline(contents)}")  # noqa: T201
+    print(one_line(f"{contents.title}: {headline(contents)}"))  # noqa: T201
     for path in paths:
         print(f"Report: {path}")  # noqa: T201

@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 _TITLE_LENGTH = 100
+_MOST_NOTES = 30
 _LONGEST_WAY = 50
 _WAY_LENGTH = 400
 _ARROW = " → "
@@ -231,8 +232,26 @@ def notes_of(runs: Sequence[RunSummary], metric: str) -> tuple[str, ...]:
     others = sorted({run.metric for run in runs if run.metric and run.metric != metric})
     if others:
         notes.append(f"some jobs are measured by {', '.join(others)} instead of {metric}")
-    notes += dict.fromkeys(note for run in runs for note in run.notes)
-    return tuple(notes)
+    return (*notes, *_job_notes(runs))
+
+
+def _job_notes(runs: Sequence[RunSummary]) -> list[str]:
+    """Give what the jobs noted: once what all did, else with the job's name; as many as anyone reads."""
+    names = JobNames(runs)
+    jobs: dict[str, list[int]] = {}
+    for index, run in enumerate(runs):
+        for note in dict.fromkeys(run.notes):
+            jobs.setdefault(note, []).append(index)
+    finished = sum(bool(run.notes) for run in runs)
+    notes = [note for note, own in jobs.items() if len(own) == finished]
+    for note, own in jobs.items():
+        if len(own) < finished:
+            named = short_label(names.of(*own)) or f"{len(own)} jobs"
+            notes.append(f"{cut(named, _TITLE_LENGTH)}: {note}")
+    more = len(notes) - _MOST_NOTES
+    if more > 0:
+        notes[_MOST_NOTES:] = [f"{count_text(more, 'more note')} in the jobs' own reports"]
+    return notes
 
 
 def count_text(count: int, noun: str) -> str:

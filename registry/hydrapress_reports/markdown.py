@@ -15,6 +15,7 @@ from .words import (
     headline,
     interval_text,
     leading_cost,
+    one_line,
     quality_text,
     short_label,
 )
@@ -181,7 +182,7 @@ _MARKUP = re.compile(
 
 def _text(text: str) -> str:
     """Keep text what it is: no markup, no tag, no line of its own."""
-    flat = " ".join(text.split())
+    flat = one_line(text)
     # the digits of "1." stay; its dot is what makes a list
     return _MARKUP.sub(lambda match: f"{match[0]}\\" if match[0].isdigit() else f"\\{match[0]}", flat)
 
@@ -190,4 +191,4 @@ def _code(lines: Sequence[str]) -> str:
     """Write commands as a block that none of them can end."""
     longest = max((len(run) for line in lines for run in re.findall(r"`+", line)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}sh\n" + "\n".join(" ".join(line.splitlines()) for line in lines) + f"\n{fence}"
+    return f"{fence}sh\n" + "\n".join(one_line(line) for line in lines) + f"\n{fence}"

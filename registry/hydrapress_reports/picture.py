@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from .words import cut, frontier_ids, headline, leading_cost, short_label
+from .words import cut, frontier_ids, headline, leading_cost, one_line, short_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,21 +62,28 @@ def picture(contents: Contents, format_: PictureFormat = PictureFormat.PNG) -> b
     Returns:
         The file's bytes; a PNG of 200 dots an inch, or an SVG. The same contents give the same bytes.
     """
+    import warnings
+
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(
-        {
-            "svg.hashsalt": "hydrapress",
-            "svg.fonttype": "none",
-            # a label may hold a dollar
-            "text.parse_math": False,
-            "font.size": 9,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-        }
+    with (
+        warnings.catch_warnings(),
+        mpl.rc_context(
+            {
+                "svg.hashsalt": "hydrapress",
+                "svg.fonttype": "none",
+                # a label may hold a dollar
+                "text.parse_math": False,
+                "font.size": 9,
+                "axes.spines.top": False,
+                "axes.spines.right": False,
+            }
+        ),
     ):
+        # a label may be of an alphabet that the font lacks
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         axes_of = [leading_cost(contents)] + ([_BY_BACKEND] if _placed(contents, _BY_BACKEND) else [])
         width, height = _PANEL_INCHES
         figure = Figure(figsize=(width * len(axes_of), height + 0.9), dpi=_DPI, layout="constrained")
@@ -85,7 +92,7 @@ def picture(contents: Contents, format_: PictureFormat = PictureFormat.PNG) -> b
         looks = _looks(contents)
         for panel, x in zip(panels, axes_of, strict=True):
             _draw(panel, contents, x, looks)
-        panels[0].set_ylabel(f"{contents.metric} on test data")
+        panels[0].set_ylabel(f"{cut(contents.metric, 40)} on test data")
         title = cut(contents.title, 48 * len(axes_of))
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
         panels[0].set_title(_wrapped(headline(contents), 68 * len(axes_of)), loc="left", fontsize=8.5)
@@ -210,7 +217,7 @@ def _legend(figure: Figure, contents: Contents, looks: dict[str, tuple[str, str]
     handles = [
         Line2D(
             [], [], linestyle="none", marker=marker, color=colour, markersize=6.5,
-            label=backend or "not measured on a runtime",
+            label=cut(backend, 40) or "not measured on a runtime",
         )
         for backend, (colour, marker) in looks.items()
         if backend in used
@@ -272,4 +279,4 @@ def _names(points: Sequence[Point], contents: Contents, x: str) -> list[tuple[st
 def _wrapped(text: str, width: int) -> str:
     import textwrap
 
-    return textwrap.fill(text, width, max_lines=3, placeholder=" …")
+    return textwrap.fill(one_line(text), width, max_lines=3, placeholder=" …")

@@ -9,7 +9,7 @@ from hydrapress_registry.frontier import Axis
 from hydrapress_registry.frontier_table import FrontierRow
 from hydrapress_registry.frontier_table import print_frontier as print_rows
 
-from .words import leading_cost, short_label
+from .words import leading_cost, one_line, short_label
 
 if TYPE_CHECKING:
     from .contents import Contents
@@ -28,7 +28,7 @@ def print_frontier(contents: Contents) -> None:
     points = measured or [p for p in contents.points if not p.problem]
     finished = sum(run.state is State.FINISHED for run in contents.runs)
     if points:
-        rows = [FrontierRow(_job(p.title), p.model, p.backend, p.metrics) for p in points]
+        rows = [FrontierRow(_job(p.title), one_line(p.model), one_line(p.backend), p.metrics) for p in points]
         axes = (
             Axis(leading_cost(contents), smaller_is_better=True),
             Axis(contents.metric, smaller_is_better=not contents.greater_is_better),
@@ -40,4 +40,4 @@ def print_frontier(contents: Contents) -> None:
 
 def _job(title: str) -> str:
     """Give the part of a point's title that tells its job; the model has a column of its own."""
-    return short_label(title.rpartition(" · ")[0])
+    return one_line(short_label(title.rpartition(" · ")[0]))

@@ -18,6 +18,7 @@ __all__ = [
     "headline",
     "interval_text",
     "leading_cost",
+    "one_line",
     "quality_text",
     "short_label",
 ]
@@ -31,9 +32,14 @@ def short_label(title: str) -> str:
     return re.sub(r"(?<!\S)[+~]*(?:[\w@/]+\.)+([\w/]+=)", r"\1", title)
 
 
+def one_line(text: str) -> str:
+    """Give text on one line, without control characters, which no XML takes and no terminal should see."""
+    return "".join(character for character in " ".join(text.split()) if character.isprintable())
+
+
 def cut(text: str, length: int) -> str:
     """Give text on one line, its end cut off where it is longer than ``length``."""
-    flat = " ".join(text.split())
+    flat = one_line(text)
     return flat if len(flat) <= length else f"{flat[: length - 1]}…"
 
 

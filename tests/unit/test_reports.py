@@ -200,6 +200,18 @@ def test_numbers_that_are_none_are_left_out() -> None:
     assert "speedup" not in metrics
 
 
+def test_notes_are_told_once_or_with_their_job() -> None:
+    runs = [
+        summary(n, label=f"x={n} y={n // 2}", notes=("of all", f"of {n}", f"pair {n // 2}")) for n in range(4)
+    ]
+    notes = contents(*runs, failed(5)).notes
+    assert notes[1:3] == ("of all", "x=0 y=0: of 0")
+    assert "y=0: pair 0" in notes
+    assert contents(runs[0]).notes == ("of all", "of 0", "pair 0")
+    many = contents(*(summary(n, notes=(f"of {n}",)) for n in range(50))).notes
+    assert many[-1] == "20 more notes in the jobs' own reports"
+
+
 def test_titles_say_what_it_is_about() -> None:
     alone = titled([summary(0, label="stages.prune.sparsity=0.9")])
     assert alone.title == "sparsity=0.9"
@@ -382,6 +394,7 @@ def test_labels_are_shortened_to_the_last_word_of_their_keys(title: str, short: 
 
 def test_text_is_cut_on_one_line() -> None:
     assert cut("a\n b", 10) == "a b"
+    assert cut("a\0\x1b[1m", 10) == "a[1m"
     assert cut("abcdef", 4) == "abc…"
 
 
@@ -510,10 +523,11 @@ def test_labels_do_not_cover_each_other(monkeypatch: pytest.MonkeyPatch) -> None
         [failed()],
         [summary(backends=())],
         [changed(summary(), "int8", "onnxruntime-cpu", size_bytes=0.0, latency_ms_p50=None)],
-        [summary(n, label=f"$x_{{{n}}}$ {name}") for n, name in enumerate(odd_names()) if name.isascii()],
+        [summary(n, label=f"$x_{{{n}}}$ {name}") for n, name in enumerate(odd_names())],
         [summary(n, label="é " * 150, sparsity=0.5) for n in range(2)],
+        [summary(n, label=f"a\0b\x0b\u2028c\x1b[31m{n}", command="") for n in range(2)],
     ],
-    ids=["none", "failed", "unmeasured", "zero", "odd names", "long names"],
+    ids=["none", "failed", "unmeasured", "zero", "odd names", "long names", "control characters"],
 )
 def test_no_report_is_too_odd_to_draw_or_write(runs: list[RunSummary]) -> None:
     report = contents(*runs)

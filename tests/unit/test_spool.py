@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
+import base64
 import errno
+import hashlib
 import json
+import logging
 import os
+import re
 import stat
+import zlib
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import hydrapress_mlflow.spool as spool_module
-from hydrapress.artifacts import Report
 from hydrapress.errors import StoreError
+from hydrapress.moments import Measurement, RunInfo
+from hydrapress.scenario import Scenario
+from hydrapress_mlflow import places
+from hydrapress_mlflow.about import (
+    announce_sweep,
+    chosen_params,
+    config_params,
+    filter_tags,
+    forget_sweep,
+    job_title,
+    measurement_title,
+    varied_first,
+)
 from hydrapress_mlflow.commands import track
 from hydrapress_mlflow.operations import (
+    Annotate,
     CreateRun,
     DataPart,
     LogBatch,
+    LogFile,
     LogInputs,
     LogModel,
     LogText,
     Operation,
     Point,
+    Prepare,
     Terminate,
     UseModel,
     from_json,
@@ -32,7 +54,8 @@ from hydrapress_mlflow.operations import (
 )
 from hydrapress_mlflow.spool import Busy, Header, Progress, SpoolWriter, flush, read_spool, spool_files
 from hydrapress_mlflow.target import Target, how_to_open, without_password
-from hydrapress_mlflow.text import config_yaml, flat, folder_name, key_name, report_page
+from hydrapress_mlflow.text import config_yaml, flat, folder_name, key_name
+from hydrapress_mlflow.views import MEASUREMENTS, measurements_view, note
 
 URI = "http://127.0.0.1:1"
 
@@ -74,7 +97,11 @@ def operations(folder: Path) -> list[Operation]:
         LogBatch(
             "r.1", (Point("loss", 0.5, 3, 4), Point("bad", float("inf"), 0, 4)), {"p": "ü"}, {"t": "1"}, "k"
         ),
+        LogBatch("r.1", (Point("loss", 0.5, 3, 4),), model="k", data=DataPart("mnist", "d", "test", 3)),
         LogText("r", "a.txt", "line\nline"),
+        LogFile("r", str(folder / "w")),
+        Prepare("accuracy"),
+        Annotate("other", "record.json", "{}", {"t": "1"}),
         LogModel("r.1", "k", "stage", "onnx", str(folder), {"inputs": [], "outputs": []}),
         UseModel("r.1", "k", {"on": "x"}),
         LogInputs("r", (DataPart("mnist", "d", "train", 3),)),
@@ -96,9 +123,12 @@ def test_every_operation_comes_back_from_the_file(tmp_path: Path) -> None:
     header, back = read_spool(tmp_path / "r.jsonl")
     assert header.experiment == "exp"
     assert header.progress == Progress(URI)
-    assert [op for op in back if not isinstance(op, LogModel)] == [
-        op for op in operations(model) if not isinstance(op, LogModel)
+    waiting = (LogModel, LogFile)
+    assert [op for op in back if not isinstance(op, waiting)] == [
+        op for op in operations(model) if not isinstance(op, waiting)
     ]
+    (kept,) = (op for op in back if isinstance(op, LogFile))
+    assert kept.sha256 == hashlib.sha256(b"weights").hexdigest()
     (logged,) = (op for op in back if isinstance(op, LogModel))
     assert logged.files is not None
     assert list(logged.files) == ["w"]
@@ -298,9 +328,155 @@ def test_names_are_made_to_fit() -> None:
     assert flat({"a": {"b": [1, 2]}, "c": None, "d": {}}) == {"a.b": "[1, 2]", "c": "None", "d": "{}"}
 
 
-def test_a_report_page_escapes_what_it_shows() -> None:
-    page = report_page(Report("<T>", [{"model": "<script>", "ms": 0.5}, {"other": None}], ["a & b"]), "run")
-    assert "<script>" not in page
-    assert "&lt;script&gt;" in page
-    assert "a &amp; b" in page
-    assert "0.5" in page
+# --- where it is kept when the working folder can't be written -----------------------------
+
+
+@pytest.fixture
+def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is warned of, through a logger of its own: libraries rearrange the shared ones."""
+    texts: list[str] = []
+    logger = logging.Logger("hydrapress.mlflow", logging.WARNING)
+    logger.addFilter(lambda record: texts.append(record.getMessage()) or False)
+    monkeypatch.setattr(places, "_log", logger)
+    return texts
+
+
+def test_a_folder_that_cannot_be_written_is_replaced_by_the_cache_with_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warned: list[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    # a file in the way: the rights of a folder do not stop a superuser
+    (tmp_path / ".hydrapress").write_text("")
+    place = places.place_for(tmp_path, "spool")
+    assert place == places.fallback_for(tmp_path, "spool")
+    assert place.is_relative_to(tmp_path / "cache" / "hydrapress")
+    assert place.is_dir()
+    assert Target(URI, tmp_path).spool == place
+    assert len(warned) == 1
+    assert str(tmp_path / ".hydrapress" / "spool") in warned[0]
+    assert str(place) in warned[0]
+
+
+def test_two_working_folders_do_not_share_a_fallback(tmp_path: Path) -> None:
+    assert places.fallback_for(tmp_path / "a", "spool") != places.fallback_for(tmp_path / "b", "spool")
+
+
+def test_no_place_at_all_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places.os, "access", lambda path, mode: False)
+    with pytest.raises(PermissionError, match="Permission denied"):
+        places.place_for(tmp_path, "spool")
+
+
+def test_what_waits_in_the_fallback_is_sent_too(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sink: type[FakeSink],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    place = places.fallback_for(Path.cwd(), "spool")
+    place.mkdir(parents=True)
+    write(place / "r.jsonl", [CreateRun("r", "job", 1, {}), Terminate("r", "FINISHED", 2)])
+    assert track(["flush"]) == 0
+    assert "sent 2 records of 1 runs" in capsys.readouterr().out
+
+
+# --- names and params -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A stage that measures under some circumstances."""
+
+    threads: tuple[int, ...] = (1,)
+    batch_sizes: tuple[int, ...] = (1,)
+    scenarios: tuple[Scenario, ...] = (Scenario.SINGLE_STREAM,)
+
+
+def run_info(*overrides: str, sweep: str | None = None, **config: object) -> RunInfo:
+    return RunInfo("r", "e", Path(), config, {}, sweep, " ".join(overrides), overrides)
+
+
+@pytest.mark.parametrize(
+    ("measured", "stage", "name"),
+    [
+        ({}, Bench(), "onnx · int8 · onnxruntime-cpu"),
+        ({"threads": 2}, Bench((2,)), "onnx · int8 · onnxruntime-cpu"),
+        ({"threads": 2}, Bench((1, 2)), "onnx · int8 · onnxruntime-cpu · 2 threads"),
+        ({"batch_size": 8}, Bench((1,), (1, 8)), "onnx · int8 · onnxruntime-cpu · batch 8"),
+        (
+            {"scenario": Scenario.OFFLINE},
+            Bench(scenarios=(Scenario.SINGLE_STREAM, Scenario.OFFLINE)),
+            "onnx · int8 · onnxruntime-cpu · offline",
+        ),
+        ({"threads": 4}, None, "onnx · int8 · onnxruntime-cpu · 4 threads"),
+    ],
+)
+def test_a_measurement_is_named_by_what_tells_it_from_others(
+    measured: dict[str, Any], stage: Any, name: str
+) -> None:
+    event = Measurement(
+        **{"run": run_info(), "stage_id": "bench", "model_id": "int8", "backend": "onnxruntime-cpu",
+           "threads": 1, "batch_size": 1, "metrics": {}, **measured}
+    )  # fmt: skip
+    assert measurement_title(event, "onnx", stage) == name
+
+
+def test_a_job_of_a_sweep_is_named_by_what_varies(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = run_info("pipeline=int8", "a.b=False", "stages.prune.sparsity=0.5", sweep="s1")
+    assert job_title(job) == "pipeline=int8 a.b=False stages.prune.sparsity=0.5"
+    announce_sweep("s1", ["pipeline=int8", "a.b=false", "stages.prune.sparsity=0.5,0.9"])
+    assert job_title(job) == "prune.sparsity=0.5"
+    assert job_title(replace(job, sweep_id="another")) == job.label
+    monkeypatch.setenv("HYDRAPRESS_SWEEP", "no JSON")
+    assert job_title(job) == job.label
+    forget_sweep()
+    assert job_title(run_info()) == "job"
+
+
+def test_a_sweep_is_named_by_what_varies_first() -> None:
+    assert varied_first(["seed=1", "stages.a.b=1,2"]) == ["stages.a.b=1,2", "seed=1"]
+    assert varied_first(["a=[", "b=1,2"]) == ["a=[", "b=1,2"]
+
+
+def test_what_the_user_chose_becomes_params_and_the_rest_does_not() -> None:
+    config = {
+        "seed": 3, "model": {"factory": "lenet"}, "stages": {"prune": {"sparsity": 0.5, "ratios": {"a": 0.1}}},
+        "benchmark": {"id": "b1", "title": "T", "gate": {}}, "report": {"jobs": True},
+    }  # fmt: skip
+    run = run_info(
+        "stages.prune.sparsity=0.50", "+stages.prune.ratios={a: 0.1}", "model=lenet", "stages.bench.starts=9",
+        "tracking.uri=x", "hydra.run.dir=y", "benchmark=b1", "pipeline=int8", "stage@stages.prune=pruner/snip",
+        "~stages.x", **config,
+    )  # fmt: skip
+    assert chosen_params(run, "bench") == {
+        "stages.prune.sparsity": "0.5", "stages.prune.ratios.a": "0.1", "pipeline": "int8",
+        "stage.stages.prune": "pruner/snip",
+    }  # fmt: skip
+    assert config_params(config) == {
+        "seed": "3", "model.factory": "lenet", "stages.prune.sparsity": "0.5", "stages.prune.ratios.a": "0.1",
+        "benchmark": "b1",
+    }  # fmt: skip
+    assert filter_tags(config) == {
+        "hydrapress.benchmark": "b1", "hydrapress.seed": "3", "hydrapress.model_name": "lenet",
+    }  # fmt: skip
+    assert filter_tags({"benchmark": {}, "data": {"name": None, "_target_": "a.b"}}) == {
+        "hydrapress.data": "a.b"
+    }
+
+
+# --- the page of an experiment --------------------------------------------------------------
+
+
+def test_the_shared_view_is_what_mlflow_can_read() -> None:
+    packed = measurements_view("accuracy")
+    assert len(packed) < 5000
+    state = json.loads(zlib.decompress(base64.b64decode(packed.removeprefix("deflate;"))))
+    assert state["searchFilter"] == "tags.`hydrapress.kind` = 'measurement'"
+    assert "metrics.`accuracy`" in state["selectedColumns"]
+    assert {card["type"] for card in state["compareRunCharts"]} == {"SCATTER", "BAR", "PARALLEL"}
+    text = note("7", "accuracy")
+    assert f"(#/experiments/7/runs?viewStateShareKey={MEASUREMENTS}&" in text
+    assert "](#/experiments/7/models?" in text
+    assert not re.search(r"\]\([^)]* ", text)

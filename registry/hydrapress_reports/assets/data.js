@@ -22,9 +22,9 @@ const has = (name) => (DATA.metrics[name] ?? []).some(Number.isFinite);
 
 const METRICS = {
   size_bytes: { label: "Size", better: "less", write: bytes, log: true, suffix: "B" },
-  latency_ms_p50: { label: "Latency, median", unit: "ms", better: "less", write: milliseconds, log: true },
-  latency_ms_p90: { label: "Latency, 90 %", unit: "ms", better: "less", write: milliseconds, log: true },
-  latency_ms_p99: { label: "Latency, 99 %", unit: "ms", better: "less", write: milliseconds, log: true },
+  latency_ms_p50: { label: "Median latency", unit: "ms", better: "less", write: milliseconds, log: true },
+  latency_ms_p90: { label: "90 % latency", unit: "ms", better: "less", write: milliseconds, log: true },
+  latency_ms_p99: { label: "99 % latency", unit: "ms", better: "less", write: milliseconds, log: true },
   throughput_per_s: { label: "Throughput", unit: "samples/s", better: "more", write: amount, log: true },
   speedup: { label: "Speed-up", unit: "×", better: "more", write: ratio },
   size_ratio: { label: "Times smaller", unit: "×", better: "more", write: ratio },
@@ -104,9 +104,9 @@ function seconds(value) {
 
 /** A title in short: `stages.prune.sparsity=0.9` as `sparsity=0.9`. */
 function short(title, most = 400) {
-  const brief = title.replace(/(^|\s)[+~]*(?:[\w@/]+\.)+([\w/]+=)/g, "$1$2");
-  return brief.length > most ? `${brief.slice(0, most - 1)}…` : brief;
+  return clip(title.replace(/(^|\s)[+~]*(?:[\w@/]+\.)+([\w/]+=)/g, "$1$2"), most);
 }
+const clip = (value, most) => (value.length > most ? `${value.slice(0, most - 1)}…` : value);
 function circumstances(i) {
   if (!text("backend", i)) return "";
   const { threads, batch_size: batch } = DATA.points;

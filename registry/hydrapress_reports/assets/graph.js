@@ -33,7 +33,7 @@ function drawGraph(job) {
   const edges = job.stages.flatMap((stage) => stage.inputs.filter((input) => at.has(input)).map((input) => edge(at.get(input), at.get(stage.id), depth.get(stage.id) - depth.get(input) > 1)));
   const label = `Pipeline: ${job.stages.map((stage) => `${stage.id}${stage.inputs.length ? ` from ${stage.inputs.join(", ")}` : ""}`).join("; ")}`;
   return h("div", { class: "graph", tabindex: "0", role: "group", "aria-label": "Pipeline, scrolls sideways" },
-    s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label },
+    s("svg", { viewBox: `0 0 ${width} ${height}`, width, role: "img", "aria-label": label, style: { "min-width": `${Math.round(width * 0.78)}px` } },
       edges, job.stages.map((stage) => node(job, stage, at.get(stage.id)))));
 }
 

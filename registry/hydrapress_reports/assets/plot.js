@@ -60,7 +60,7 @@ function stepTrace(front) {
 function pointTrace(indices, role) {
   const strong = role === "frontier";
   const bars = strong || indices.length <= 150;
-  const named = strong && indices.length <= LABELS;
+  const named = strong && indices.length <= LABELS && byId("plot-frame").clientWidth >= 560;
   const layer = layers(indices);
   return {
     type: "scatter",
@@ -96,20 +96,28 @@ function layers(indices) {
 }
 const spot = (i) => `${num(state.x, i)}/${num(state.y, i)}`;
 
-/** Names beside the frontier's points; equal points share one. */
+/** Where a point is between the ends of an axis, from 0 to 1. */
+function share(name, log, i) {
+  const range = zoomed(name) ?? extent(name, log);
+  return ((log ? Math.log10(num(name, i)) : num(name, i)) - range[0]) / (range[1] - range[0]);
+}
+
+/** Names beside the frontier's points; one that would cover another is left out. */
 function labels(indices) {
-  const seen = new Set();
+  const taken = [];
   return indices.map((i) => {
-    const key = spot(i);
-    if (seen.has(key)) return "";
-    seen.add(key);
+    const [x, y] = [share(state.x, state.logX, i), share(state.y, state.logY, i)];
+    if (taken.some(([a, b]) => Math.abs(a - x) < 0.14 && Math.abs(b - y) < 0.05)) return "";
+    taken.push([x, y]);
     return plain(short(text("title", i), 26));
   });
 }
-/** Above-left of the line where x is better to the left, so that names keep off the steps. */
-const labelSide = () => (about(state.x).better === "more"
-  ? (about(state.y).better === "more" ? "top right" : "bottom right")
-  : (about(state.y).better === "more" ? "top left" : "bottom left"));
+/** Off the steps, and not over the edge. */
+function labelSide(i) {
+  const at = share(state.x, state.logX, i);
+  const right = about(state.x).better === "more" ? at < 0.85 : at < 0.18;
+  return `${about(state.y).better === "more" ? "top" : "bottom"} ${right ? "right" : "left"}`;
+}
 /** plotly reads tags in its texts: none of ours are meant. */
 const plain = (value) => value.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 
@@ -260,9 +268,9 @@ function showCard(i) {
       h("p", { class: "muted" }, swatch(backendOf(i)),
         [backendOf(i), text("format", i), circumstances(i)].filter(Boolean).join(" · ")),
       list(names.map((name) => [unitLabel(name), written(name, i)])),
-      text("verdict", i) ? h("p", {}, short(text("verdict", i), 200)) : "",
+      text("verdict", i) ? h("p", {}, clip(text("verdict", i), 200)) : "",
       also.length ? h("p", { class: "muted" }, `On the same place: ${distinct(also.map(backendOf)).slice(0, 4).join(", ")}${also.length > 1 ? ` (${also.length})` : ""}`) : "",
-      text("command", i) ? h("code", {}, short(text("command", i), 300)) : "");
+      text("command", i) ? h("code", {}, clip(text("command", i), 400)) : "");
     card.dataset.id = DATA.points.id[i];
   }
   card.hidden = false;

@@ -22,7 +22,7 @@ const COLUMNS = [
   { ...number("throughput_per_s", "Samples/s"), shown: has("throughput_per_s") && POINTS.some((i) => text("scenario", i) === "offline") },
   number("speedup"),
   { key: "verdict", label: "Verdict", numeric: false, value: verdict, write: verdict, shown: POINTS.some(verdict) },
-  { ...number("latency_ms_p90", "Latency, 90 %, ms"), write: (i) => written("latency_ms_p90", i).split(" [")[0] },
+  { ...number("latency_ms_p90", "90 % latency, ms"), write: (i) => written("latency_ms_p90", i).split(" [")[0] },
   number("macs"),
   number("nonzero_params"),
   { ...number("sparsity"), shown: POINTS.some((i) => num("sparsity", i) > 0) },
