@@ -79,9 +79,8 @@ def main() -> None:
         sys.exit("no chromium with its chromedriver is installed: nothing to measure with")
     started = time.perf_counter()
     text = page(report())
-    print(
-        f"page of {POINTS:,} points written in {time.perf_counter() - started:.2f} s, {len(text) / 1e6:.1f} MB"
-    )
+    seconds = time.perf_counter() - started
+    print(f"page of {POINTS:,} points written in {seconds:.2f} s, {len(text) / 1e6:.1f} MB")
     paints, drawn, answered, painted = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "report.html"

@@ -11,9 +11,8 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from filelock import FileLock
 
@@ -50,8 +49,7 @@ _FIELDS = (
 _UNFINISHED = ("RUNNING", "SCHEDULED")
 
 
-@dataclass(frozen=True)
-class IndexedRun:
+class IndexedRun(NamedTuple):
     """One run of the index that is not deleted.
 
     Attributes:
@@ -134,7 +132,7 @@ class Index:
                 "AND experiment_id IN (SELECT experiment_id FROM experiments)",
                 kinds,
             )
-            return [IndexedRun(*row) for row in rows]
+            return list(map(IndexedRun._make, rows))
 
     def _take_in(self, source: Source, progress: Callable[[int, int], None] | None) -> None:
         with contextlib.closing(self._ready()) as connection:

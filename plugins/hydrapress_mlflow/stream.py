@@ -77,6 +77,8 @@ class Stream:
         """Say that nothing follows; what was spooled is tried once more."""
         self._operations.clear()
         if self._spool is None:
+            for line in self._sink.missing if self._sink else ():
+                _log.warning("MLflow: %s", line)
             return
         path = self._spool.path
         self._spool.close()

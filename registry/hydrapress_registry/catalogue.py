@@ -61,11 +61,7 @@ def definitions(*, on_problem: Callable[[str], None] | None = None) -> Mapping[s
     Args:
         on_problem: Told of a folder that can't be listed; stderr by default.
     """
-    files: dict[str, list[Found]] = {}
-    for package, folder in _folders(on_problem or _say):
-        for path in sorted((folder / _GROUP).glob("*.yaml")):
-            if all(each.path != path for each in files.get(path.stem, [])):
-                files.setdefault(path.stem, []).append(Found(id=path.stem, path=path, package=package))
+    files = _files(on_problem or _say)
     return {id_: _read(files[id_]) for id_ in sorted(files)}
 
 
@@ -80,12 +76,12 @@ def find_definition(id_: str) -> Found:
     Raises:
         RegistryError: If there is no such benchmark (near ids are given), or it is not sound.
     """
-    known = definitions()
+    known = _files(_say)
     if id_ not in known:
         raise RegistryError(
             f"there is no benchmark '{id_}'.{near_names(id_, known)} 'hydrapress registry list' shows all"
         )
-    found = known[id_]
+    found = _read(known[id_])  # the others are not of interest
     if found.problem:
         raise RegistryError(found.problem)
     return found
@@ -152,6 +148,16 @@ def _read(files: list[Found]) -> Found:
     except RegistryError as error:
         return Found(id=first.id, path=first.path, package=first.package, problem=str(error))
     return Found(id=first.id, path=first.path, package=first.package, definition=definition, digest=digest)
+
+
+def _files(tell: Callable[[str], None]) -> dict[str, list[Found]]:
+    """Find the files of all definitions by id, none of them read."""
+    files: dict[str, list[Found]] = {}
+    for package, folder in _folders(tell):
+        for path in sorted((folder / _GROUP).glob("*.yaml")):
+            if all(each.path != path for each in files.get(path.stem, [])):
+                files.setdefault(path.stem, []).append(Found(id=path.stem, path=path, package=package))
+    return files
 
 
 def _folders(tell: Callable[[str], None]) -> Iterator[tuple[str, Path]]:

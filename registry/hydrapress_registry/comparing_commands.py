@@ -93,13 +93,12 @@ def _positive(text: str) -> int:
 
 
 def _leaderboard(options: argparse.Namespace) -> int:
-    from hydrapress_registry.catalogue import definition_of, sound_definitions
+    from hydrapress_registry.catalogue import definition_of
     from hydrapress_registry.comparing_tables import render_leaderboard
     from hydrapress_registry.leaderboard import leaderboard
 
-    definitions = sound_definitions()
-    definition = definitions.get(options.id) or definition_of(options.id)
-    entries, notes = _entries(options, definitions)
+    definition = definition_of(options.id)
+    entries, notes = _entries(options, definition)
     if options.division:
         kept = [entry for entry in entries if entry.division == options.division]
         if any(entry.division is None for entry in entries):
@@ -128,13 +127,12 @@ def _leaderboard(options: argparse.Namespace) -> int:
 
 def _frontier(options: argparse.Namespace) -> int:
     from hydrapress.environment import hardware
-    from hydrapress_registry.catalogue import definition_of, sound_definitions
+    from hydrapress_registry.catalogue import definition_of
     from hydrapress_registry.comparing_tables import render_frontier
     from hydrapress_registry.leaderboard import frontier_of, same_hardware
 
-    definitions = sound_definitions()
-    definition = definitions.get(options.id) or definition_of(options.id)
-    entries, notes = _entries(options, definitions)
+    definition = definition_of(options.id)
+    entries, notes = _entries(options, definition)
     axes = [options.x, options.y or definition.metric, *([options.z] if options.z else [])]
     if not options.anyway:
         names = [axis.partition(":")[0] for axis in axes]
@@ -176,13 +174,12 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
-def _entries(
-    options: argparse.Namespace, definitions: Mapping[str, Definition]
-) -> tuple[list[Entry], list[str]]:
+def _entries(options: argparse.Namespace, definition: Definition) -> tuple[list[Entry], list[str]]:
     """Give the entries of a benchmark that the options ask for, and notes on what was left out."""
     from hydrapress.summary.archive import RowFilter
     from hydrapress_registry.collecting import record_entries, run_entries
 
+    definitions = {definition.id: definition}
     entries = record_entries(definitions, folder=options.records, benchmark=options.id)
     if options.backend:
         entries = [entry for entry in entries if entry.backend == options.backend]

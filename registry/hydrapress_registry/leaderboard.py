@@ -137,7 +137,9 @@ def same_hardware(
     counts: dict[str, int] = {}
     for entry in entries:
         counts[entry.fingerprint] = counts.get(entry.fingerprint, 0) + 1
-    chosen = prefer if prefer and prefer in counts else max(counts, key=lambda mark: (bool(mark), counts[mark]))
+    chosen = (
+        prefer if prefer and prefer in counts else max(counts, key=lambda mark: (bool(mark), counts[mark]))
+    )
     kept = [entry for entry in entries if entry.fingerprint == chosen]
     return kept, len(entries) - len(kept)
 

@@ -24,6 +24,7 @@ RATIO_KINDS = {
 
 _HEADINGS = {
     "size_bytes": "size",
+    "nonzero_params": "weights left",
     "size_ratio": "smaller",
     "speedup": "speed-up",
     "latency_ms_p50": "latency ms",

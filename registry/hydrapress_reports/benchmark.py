@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from hydrapress.measure.rows import sentence
 from hydrapress.measure.statistics import Interval
-from hydrapress.summary import RunSummary
 from hydrapress_registry.catalogue import definition_of
 from hydrapress_registry.entries import entries_of_record
 from hydrapress_registry.entry import Entry
@@ -15,6 +14,7 @@ from hydrapress_registry.record import Record, Role
 from hydrapress_registry.records import all_records
 
 from .contents import Contents, Point
+from .finding import runs_of_benchmark
 from .gather import count_text, finite, notes_of, points_of, unique, way_text
 
 if TYPE_CHECKING:
@@ -51,7 +51,10 @@ def contents_of_benchmark(
     own = [record for record in all_records(records) if record.benchmark == id_]
     points = [_point(record, entry) for record in own for entry in entries_of_record(record, definition)]
     recorded = {seed.run_id for record in own for model in record.models for seed in model.seeds}
-    found = sorted(_own_runs(id_, folder), key=lambda run: (run.run_id in recorded, run.started, run.run_id))
+    found = sorted(
+        runs_of_benchmark(id_, folder=folder),
+        key=lambda run: (run.run_id in recorded, run.started, run.run_id),
+    )
     points += points_of([run for run in found if run.run_id not in recorded])
     notes = [definition.question]
     if not points:
@@ -79,21 +82,6 @@ def _how_to_run(definition: Definition) -> str:
         return f"it needs {', '.join(missing)}"
     seeds = ",".join(str(seed) for seed in definition.protocol.seeds)
     return f"run it with: hydrapress -m benchmark={definition.id} seed={seeds}"
-
-
-def _own_runs(benchmark: str, folder: Path) -> list[RunSummary]:
-    """Find the user's own runs of a benchmark, in whatever archive knows them."""
-    from hydrapress.plugins import installed_plugins
-    from hydrapress.summary.archive import RowFilter
-    from hydrapress.summary.local import archives
-
-    found: dict[str, RunSummary] = {}
-    for archive in archives(installed_plugins()):
-        rows = archive.rows(RowFilter(benchmark=benchmark), folder=folder)
-        for reference in dict.fromkeys(row.reference for row in rows):
-            if reference not in found:
-                found |= {run.run_id: run for run in archive.summaries(reference, folder=folder)}
-    return list(found.values())
 
 
 def _point(record: Record, entry: Entry) -> Point:

@@ -117,20 +117,16 @@ def _of_runs(references: Iterable[str]) -> list[RunSummary]:
 
 
 def _of_experiment(name: str) -> list[RunSummary]:
-    """Find an experiment's jobs in every archive: a server knows of other machines' jobs too."""
     from hydrapress.errors import RegistryError, near_names
-    from hydrapress.plugins import installed_plugins
-    from hydrapress.summary.local import LocalArchive, archives
+    from hydrapress.summary.local import LocalArchive
 
-    folder = Path.cwd()
-    found: dict[str, RunSummary] = {}
-    for archive in archives(installed_plugins()):
-        summaries = archive.summaries(name, folder=folder)
-        found |= {run.run_id: run for run in summaries if run.experiment == name}
+    from .finding import runs_of_experiment
+
+    found = runs_of_experiment(name, folder=Path.cwd())
     if not found:
-        near = near_names(name, LocalArchive().names(folder=folder))
+        near = near_names(name, LocalArchive().names(folder=Path.cwd()))
         raise RegistryError(f"there is no job of an experiment '{name}' here.{near}")
-    return list(found.values())
+    return found
 
 
 def _last() -> list[RunSummary]:

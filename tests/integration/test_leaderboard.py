@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -184,9 +184,8 @@ class Broken(Archive):
     def summaries(self, reference: str, *, folder: Path) -> list[RunSummary]:
         return []
 
-    def rows(self, wanted: Any, *, folder: Path, progress: Any = None) -> Iterator[ArchivedRow]:
+    def rows(self, wanted: Any, *, folder: Path, progress: Any = None) -> list[ArchivedRow]:
         raise OSError("the server is away")
-        yield
 
 
 class Offer:

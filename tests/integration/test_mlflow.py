@@ -29,6 +29,7 @@ from hydrapress.moments import (
     DataInfo,
     Measurement,
     Metric,
+    RecordMade,
     RunFailed,
     RunFinished,
     RunInfo,
@@ -83,6 +84,8 @@ class Bench(Evaluator):
         raise NotImplementedError
 
 
+CHOSEN = ("stages.train.epochs=3", "stages.bench.starts=8")
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 GRAPH = Graph(
     {
         "train": Node("train", Train()),
@@ -109,7 +112,18 @@ class Bed:
         folder = self.folder / "outputs" / run_id
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "hydrapress.log").write_text("a line of the log\n")
-        config = {"seed": 3, "stages": {"train": {"epochs": 3}}, "tracking": {"uri": uri}}
+        for name in ("run.json", "report.html", "report.md"):
+            (folder / name).write_text(f"what {name} holds\n")
+        (folder / "frontier.png").write_bytes(PNG)
+        config = {
+            "seed": 3,
+            "data": {"name": "mnist_5k"},
+            "model": {"factory": "lenet5"},
+            "stages": {"train": {"epochs": 3}},
+            "tracking": {"uri": uri},
+            "report": {"enabled": True},
+        }
+        more.setdefault("overrides", tuple(more.get("label", "").split()))
         return RunInfo(run_id, "exp", folder, config, self.tracking(uri), **more)
 
     def tell(self, *events: Any) -> None:
@@ -125,7 +139,7 @@ class Bed:
     def whole_job(self, run: RunInfo) -> None:
         """A job as the runner tells of it."""
         nodes = GRAPH.nodes
-        self.tell(RunStarted(run, GRAPH, DATA), StageStarted(run, nodes["train"], KEYS["train"]))
+        self.tell(RunStarted(run, GRAPH, DATA, "accuracy"), StageStarted(run, nodes["train"], KEYS["train"]))
         self.tell(*[Metric(run, "train", "loss", 1 / (step + 1), step) for step in range(3)])
         self.tell(self.stage(run, "train"), self.stage(run, "onnx", cached=True))
         self.tell(StageStarted(run, nodes["bench"], KEYS["bench"]))
@@ -158,6 +172,7 @@ HOOKS = {
     StageFailed: "hydrapress_stage_failed",
     Metric: "hydrapress_metric_logged",
     Measurement: "hydrapress_measurement_taken",
+    RecordMade: "hydrapress_record_made",
 }
 
 
@@ -179,6 +194,16 @@ def bed(workdir: Path) -> Bed:
     onnx = OnnxModel(signature=signature, path=path, params=1, macs=2)
     torch = TorchModel(signature=signature, module=None, factory=None)  # type: ignore[arg-type]
     return Bed(workdir, plugins, onnx, torch)
+
+
+@pytest.fixture
+def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the tracker warns of, through a logger of its own: libraries rearrange the shared ones."""
+    texts: list[str] = []
+    logger = logging.Logger("hydrapress.mlflow", logging.WARNING)
+    logger.addFilter(lambda record: texts.append(record.getMessage()) or False)
+    monkeypatch.setattr(stream, "_log", logger)
+    return texts
 
 
 def write_onnx(path: Path) -> None:
@@ -208,7 +233,8 @@ def parent(run: Run) -> str | None:
     return run.data.tags.get("mlflow.parentRunId")
 
 
-MEASUREMENT = "onnx on onnxruntime-cpu, 1 thread, batch 1"
+MEASUREMENT = "onnx · onnx · onnxruntime-cpu"
+FAILED = "onnx · onnx · litert-cpu · 2 threads"
 
 
 # --- what is recorded -------------------------------------------------------------------
@@ -220,7 +246,7 @@ def test_a_job_is_recorded_as_a_tree_of_runs(bed: Bed) -> None:
     bed.tell(SweepFinished("s1", State.FINISHED))
     runs = runs_of(client_of(bed))
     assert set(runs) == {
-        "seed=1,2", "seed=1", "train", "onnx", "bench", MEASUREMENT, "onnx on litert-cpu, 2 threads, batch 1",
+        "seed=1,2", "seed=1", "train", "onnx", "bench", MEASUREMENT, FAILED,
     }  # fmt: skip
     kinds = {name: run.data.tags["hydrapress.kind"] for name, run in runs.items()}
     assert (kinds["seed=1,2"], kinds["seed=1"], kinds["train"], kinds[MEASUREMENT]) == (
@@ -231,12 +257,12 @@ def test_a_job_is_recorded_as_a_tree_of_runs(bed: Bed) -> None:
     assert parent(runs["train"]) == parent(runs["onnx"]) == runs["seed=1"].info.run_id
     assert parent(runs[MEASUREMENT]) == runs["bench"].info.run_id
     states = {name: run.info.status for name, run in runs.items()}
-    assert states.pop("onnx on litert-cpu, 2 threads, batch 1") == "FAILED"
+    assert states.pop(FAILED) == "FAILED"
     assert set(states.values()) == {"FINISHED"}
 
 
 def test_stages_and_measurements_carry_params_metrics_and_tags(bed: Bed) -> None:
-    bed.whole_job(bed.run())
+    bed.whole_job(bed.run(overrides=CHOSEN))
     client = client_of(bed)
     runs = runs_of(client)
     train, measured = runs["train"].data, runs[MEASUREMENT].data
@@ -255,28 +281,48 @@ def test_stages_and_measurements_carry_params_metrics_and_tags(bed: Bed) -> None
     assert {"hardware.cpu", "hardware.isa", "version.python", "version.torch"} <= set(train.tags)
     assert measured.params == {
         "model": "onnx", "backend": "onnxruntime-cpu", "threads": "1", "batch_size": "1", "starts": "8",
+        "scenario": "single_stream", "format": "onnx", "seed": "3", "data": "mnist_5k",
+        "model_name": "lenet5", "data_digest": "d" * 64, "stages.train.epochs": "3",
+    }  # fmt: skip
+    for run in (train, runs["onnx"].data, measured, runs["job"].data):
+        tags = {name: run.tags[f"hydrapress.{name}"] for name in ("seed", "data", "model_name")}
+        assert tags == {"seed": "3", "data": "mnist_5k", "model_name": "lenet5"}
+    assert runs["onnx"].data.tags["hydrapress.format"] == "onnx"
+    assert {name: measured.tags[f"hydrapress.{name}"] for name in ("format", "backend", "scenario")} == {
+        "format": "onnx", "backend": "onnxruntime-cpu", "scenario": "single_stream",
     }  # fmt: skip
     assert measured.metrics == {"latency_ms_p50": 0.25}
     assert measured.tags["hydrapress.verdict"] == "faster"
-    failed = runs["onnx on litert-cpu, 2 threads, batch 1"].data
+    failed = runs[FAILED].data
     assert failed.tags["hydrapress.error"] == "takes no OnnxModel"
 
 
 def test_the_job_carries_config_graph_report_log_and_data(bed: Bed) -> None:
-    bed.whole_job(replace(bed.run(), config={"seed": 3, "benchmark": "mnist_5k/accuracy"}))
+    benchmark = {"id": "int8-lenet5", "title": "much text", "report": {}}
+    run = bed.run(overrides=CHOSEN)
+    bed.whole_job(replace(run, config={"seed": 3, "benchmark": benchmark, "report": {"jobs": True}}))
     client = client_of(bed)
     job = runs_of(client)["job"]
     names = {artifact.path for artifact in client.list_artifacts(job.info.run_id)}
-    assert names == {"config.yaml", "graph.txt", "graph.svg", "report.html", "hydrapress.log"}
+    assert names == {
+        "config.yaml", "graph.txt", "graph.svg", "report.html", "report.md", "frontier.png", "run.json",
+        "hydrapress.log",
+    }  # fmt: skip
     folder = Path(client.download_artifacts(job.info.run_id, ""))
     assert folder.is_relative_to(bed.folder / "mlruns" / "exp")
     assert "seed: 3" in (folder / "config.yaml").read_text()
     assert "train: trainer/train() -> TorchModel" in (folder / "graph.txt").read_text()
-    assert "<td>onnx</td>" in (folder / "report.html").read_text()
+    assert (folder / "report.html").read_text() == "what report.html holds\n"
+    assert (folder / "run.json").read_text() == "what run.json holds\n"
+    assert (folder / "frontier.png").read_bytes() == PNG
     assert (folder / "hydrapress.log").read_text() == "a line of the log\n"
-    assert job.data.params["seed"] == "3"
+    assert job.data.params == {"seed": "3", "benchmark": "int8-lenet5"}
     assert job.data.metrics == {"train/accuracy": 0.98}
-    assert job.data.tags["hydrapress.benchmark"] == "mnist_5k/accuracy"
+    assert job.data.tags["hydrapress.benchmark"] == "int8-lenet5"
+    assert job.data.tags["hydrapress.command"] == ("hydrapress stages.train.epochs=3 stages.bench.starts=8")
+    measured = runs_of(client)[MEASUREMENT]
+    (tested,) = client.get_run(measured.info.run_id).inputs.dataset_inputs
+    assert (tested.dataset.name, tested.tags[0].value) == ("mnist_5k", "test")
     inputs = {i.tags[0].value: i.dataset for i in job.inputs.dataset_inputs}
     assert set(inputs) == {"train", "test"}
     assert (inputs["test"].name, inputs["test"].digest) == ("mnist_5k", "d" * 24 + "-test")
@@ -296,6 +342,9 @@ def test_the_models_tab_shows_every_model_with_its_figures(bed: Bed) -> None:
     assert figures == {
         "accuracy": 0.98, "val_accuracy": 0.97, "size_bytes": 100.0, "seconds": 1.5, "latency_ms_p50": 0.25,
     }  # fmt: skip
+    assert {(m.dataset_name, m.dataset_digest) for m in models["onnx"].metrics} == {
+        ("mnist_5k", "d" * 24 + "-test")
+    }
     assert models["onnx"].tags["hydrapress.measured_on"] == "onnxruntime-cpu, 1 thread, batch 1"
     assert models["train"].params["epochs"] == "3"
     kept = Path(
@@ -316,6 +365,53 @@ def test_the_models_tab_shows_every_model_with_its_figures(bed: Bed) -> None:
         check=True,
     )
     assert loaded.stdout == "[[-1.0, 2.0]]\n"
+
+
+def test_the_page_of_the_experiment_is_prepared_once_and_a_users_words_stay(bed: Bed) -> None:
+    bed.whole_job(bed.run("run1"))
+    client = client_of(bed)
+    experiment = client.get_experiment_by_name("exp")
+    assert "viewStateShareKey=hydrapress-measurements" in experiment.tags["mlflow.note.content"]
+    assert experiment.tags["mlflow.sharedViewState.hydrapress-measurements"].startswith("deflate;")
+    client.set_experiment_tag(experiment.experiment_id, "mlflow.note.content", "my own words")
+    bed.whole_job(bed.run("run2"))
+    client.set_experiment_tag(experiment.experiment_id, "hydrapress.views", "an older version")
+    bed.whole_job(bed.run("run3"))
+    tags = client.get_experiment_by_name("exp").tags
+    assert tags["mlflow.note.content"] == "my own words"
+    assert tags["hydrapress.views"] == "1"
+
+
+def test_a_sweep_carries_its_own_report(bed: Bed) -> None:
+    folder = bed.folder / "of the sweep"
+    folder.mkdir()
+    (folder / "report.html").write_text("over all jobs")
+    (folder / "frontier.png").write_bytes(PNG)
+    bed.tell(SweepStarted("s1", ("a=1,2",), bed.tracking(), "exp"))
+    bed.tell(SweepFinished("s1", State.FINISHED, None, folder))
+    client = client_of(bed)
+    sweep = runs_of(client)["a=1,2"].info.run_id
+    assert {artifact.path for artifact in client.list_artifacts(sweep)} == {"report.html", "frontier.png"}
+    assert Path(client.download_artifacts(sweep, "report.html")).read_text() == "over all jobs"
+
+
+def test_a_record_is_added_to_the_runs_that_it_was_made_of(bed: Bed, warned: list[str]) -> None:
+    bed.tell(SweepStarted("s1", ("a=1,2",), bed.tracking(), "exp"))
+    bed.whole_job(bed.run("run1", sweep_id="s1", label="a=1"))
+    bed.tell(SweepFinished("s1", State.FINISHED))
+    made = RecordMade("rec-1", "int8-lenet5", '{"id": "rec-1"}', ("run1",), "s1", bed.tracking())
+    bed.tell(made)
+    client = client_of(bed)
+    runs = runs_of(client)
+    for name in ("a=1", "a=1,2"):
+        assert runs[name].data.tags["hydrapress.record"] == "rec-1"
+        path = client.download_artifacts(runs[name].info.run_id, "record.json")
+        assert Path(path).read_text() == '{"id": "rec-1"}'
+    assert "hydrapress.record" not in runs["train"].data.tags
+    assert {e.name for e in client.search_experiments()} == {"exp", "Default"}
+    bed.tell(replace(made, run_ids=("never recorded",), sweep_id=None))
+    assert "run never recorded is not recorded there" in " ".join(warned)
+    bed.tell(replace(made, tracking={**bed.tracking(), "enabled": False}))
 
 
 def test_mlflows_global_state_stays_as_it_was(bed: Bed) -> None:
@@ -663,7 +759,7 @@ def picture(client: MlflowClient, name: str) -> dict[str, Any]:
     }
 
 
-OWN = {"hydrapress.id", "hydrapress.run", "hydrapress.process"}
+OWN = {"hydrapress.id", "hydrapress.run", "hydrapress.process", "hydrapress.sent_on"}
 
 
 def test_a_server_records_the_same_as_a_file(bed: Bed, server: Server) -> None:
@@ -675,16 +771,6 @@ def test_a_server_records_the_same_as_a_file(bed: Bed, server: Server) -> None:
     assert on_server == in_file
     about = json.loads((bed.folder / "outputs" / "run1" / "tracking.json").read_text())
     assert about["open"].startswith(f"{server.uri}/#/experiments/")
-
-
-@pytest.fixture
-def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the tracker warns of, through a logger of its own: libraries rearrange the shared ones."""
-    texts: list[str] = []
-    logger = logging.Logger("hydrapress.mlflow", logging.WARNING)
-    logger.addFilter(lambda record: texts.append(record.getMessage()) or False)
-    monkeypatch.setattr(stream, "_log", logger)
-    return texts
 
 
 def test_nothing_is_lost_while_the_server_is_away(

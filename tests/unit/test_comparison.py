@@ -86,7 +86,8 @@ def test_quality_of_other_seeds_is_not_paired() -> None:
     expected = stats.ttest_ind(QUALITIES_B, QUALITIES_A, equal_var=False).confidence_interval()
     assert found.how == "3 and 3 seeds, unpaired (Welch)"
     assert found.value == pytest.approx(-0.002)
-    assert (found.low, found.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+    assert found.low == pytest.approx(expected.low)
+    assert found.high == pytest.approx(expected.high)
 
 
 def test_single_seeds_have_the_binomial_error_of_the_test_split() -> None:
@@ -132,14 +133,16 @@ def test_latencies_of_single_seeds_have_the_interval_of_their_starts() -> None:
 def test_latency_without_an_interval_gives_none() -> None:
     bare = {"latency_ms_p50": Estimate(0.2)}
     found = delta(entry(seeds=(0,)), entry("int8", seeds=(), metrics=bare, by_seed={}), "latency_ms_p50")
-    assert (found.value, found.low) == (pytest.approx(2.0), None)
+    assert found.value == pytest.approx(2.0)
+    assert found.low is None
     assert "no interval can be given" in found.how
 
 
 def test_sizes_are_a_ratio() -> None:
     assert delta(entry(), entry("int8"), "size_bytes").value == pytest.approx(0.5)
     alone = delta(entry(seeds=(0,)), entry("int8", seeds=(0,)), "size_bytes")
-    assert (alone.value, alone.low) == (pytest.approx(0.5), None)
+    assert alone.value == pytest.approx(0.5)
+    assert alone.low is None
 
 
 def test_metrics_that_one_lacks_are_left_out() -> None:

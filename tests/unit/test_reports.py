@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,18 +19,21 @@ from hypothesis import strategies as st
 from PIL import Image
 from summaries import environment, failed, odd_names, summary, sweep
 
-from hydrapress.errors import RegistryError
+from hydrapress.errors import RegistryError, StoreError
 from hydrapress.moments import State
 from hydrapress.plugins import installed_plugins
 from hydrapress.scenario import Scenario
 from hydrapress.schema import to_json
 from hydrapress.summary import RunSummary, StageSummary
+from hydrapress.summary.archive import Archive
+from hydrapress.summary.local import LocalArchive
 from hydrapress_registry.catalogue import find_definition
 from hydrapress_registry.record import Record
 from hydrapress_registry.recording import make_record
 from hydrapress_registry.records import write_record
 from hydrapress_reports.benchmark import contents_of_benchmark
 from hydrapress_reports.commands import main
+from hydrapress_reports.finding import runs_of_benchmark, runs_of_experiment
 from hydrapress_reports.gather import contents_of, pipeline_text, titled, way_text
 from hydrapress_reports.markdown import markdown
 from hydrapress_reports.naming import JobNames
@@ -290,6 +294,36 @@ def test_a_benchmark_without_records_says_how_to_make_one(
     monkeypatch.setitem(vars(installed_plugins()), "stages", {})
     needy = contents_of_benchmark("kd-mnist", folder=workdir)
     assert "no record yet; it needs distiller/logits" in needy.notes
+
+
+class Away(Archive):
+    """A server that does not answer."""
+
+    name = "away"
+
+    def summaries(self, reference: str, *, folder: Path) -> list[RunSummary]:
+        raise StoreError("the server is away")
+
+    def rows(self, wanted, *, folder, progress=None):  # type: ignore[no-untyped-def]
+        raise StoreError("the server is away")
+
+
+@pytest.mark.parametrize("find", [runs_of_experiment, runs_of_benchmark])
+def test_a_server_that_is_away_hides_nothing_that_is_known_here(
+    find: Callable[..., list[RunSummary]],
+    workdir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("hydrapress_reports.finding.archives", lambda plugins: [LocalArchive(), Away()])
+    run = summary(experiment="int8-lenet5")
+    with pytest.raises(StoreError, match="the server is away"):
+        find("int8-lenet5", folder=workdir)
+    place = workdir / ".hydrapress" / "runs"
+    place.mkdir(parents=True)
+    (place / f"{run.run_id}.json").write_text(to_json(run), encoding="utf-8")
+    assert [found.run_id for found in find("int8-lenet5", folder=workdir)] == [run.run_id]
+    assert "! left out: the server is away" in capsys.readouterr().err
 
 
 # --- the frontier and its words ---------------------------------------------------------

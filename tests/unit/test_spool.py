@@ -442,13 +442,14 @@ def test_a_sweep_is_named_by_what_varies_first() -> None:
 
 def test_what_the_user_chose_becomes_params_and_the_rest_does_not() -> None:
     config = {
-        "seed": 3, "model": {"factory": "lenet"}, "stages": {"prune": {"sparsity": 0.5, "ratios": {"a": 0.1}}},
+        "seed": 3, "model": {"factory": "lenet"},
+        "stages": {"prune": {"sparsity": 0.5, "ratios": {"a": 0.1}}},
         "benchmark": {"id": "b1", "title": "T", "gate": {}}, "report": {"jobs": True},
     }  # fmt: skip
     run = run_info(
         "stages.prune.sparsity=0.50", "+stages.prune.ratios={a: 0.1}", "model=lenet", "stages.bench.starts=9",
-        "tracking.uri=x", "hydra.run.dir=y", "benchmark=b1", "pipeline=int8", "stage@stages.prune=pruner/snip",
-        "~stages.x", **config,
+        "tracking.uri=x", "hydra.run.dir=y", "benchmark=b1", "pipeline=int8",
+        "stage@stages.prune=pruner/snip", "~stages.x", **config,
     )  # fmt: skip
     assert chosen_params(run, "bench") == {
         "stages.prune.sparsity": "0.5", "stages.prune.ratios.a": "0.1", "pipeline": "int8",
