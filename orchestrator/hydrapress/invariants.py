@@ -165,9 +165,10 @@ class SparsityMask(Invariant):
                 broken.append(f"'{name}' has {mask.ndim} axes, which {location.axes} does not order")
                 continue
             expected = np.transpose(mask, location.axes)
-            if stored.values.shape != expected.shape:
+            if _without_ones(stored.values.shape) != _without_ones(expected.shape):
                 broken.append(f"'{name}' has shape {stored.values.shape} in the file, not {expected.shape}")
                 continue
+            expected = expected.reshape(stored.values.shape)
             nonzero = int(((stored.values != stored.zero_point) & ~expected).sum())
             kept += int((~mask).sum()) - nonzero
             if nonzero:
@@ -236,3 +237,7 @@ def load_invariants(folder: Path, known: Mapping[str, type[Invariant]]) -> tuple
         )
     except (OSError, ValueError, TypeError, LookupError, RecursionError, SafetensorError) as error:
         raise ModelError(f"{listing}: can't be read ({error})") from error
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)

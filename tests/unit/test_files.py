@@ -342,6 +342,18 @@ def test_a_weight_is_found_under_another_name_and_order_of_axes() -> None:
     assert found == {"conv.weight": TensorLocation("val_7", (0, 2, 3, 1))}
 
 
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+def test_a_weight_is_found_with_one_more_axis_of_length_one(factor: float) -> None:
+    weight = sparse((4, 3, 5))
+    planar = (np.transpose(weight, (0, 2, 1))[:, None] * np.float32(factor)).copy()
+    found = locate.locate({"conv.weight": weight}, stored(val_7=planar))
+    assert found == {"conv.weight": TensorLocation("val_7", (0, 2, 1), scaled=factor != 1)}
+    assert locate.locate({"conv.weight": weight}, stored(val_7=planar[None])) == {}
+    # its order of axes leaves one out, so that it is not followed through a rewriting
+    before = {"val_7": StoredTensor(planar)}
+    assert locate.relocate(found, before, {"val_8": StoredTensor(planar)}) == {}
+
+
 def test_a_weight_scaled_by_a_batch_norm_is_found_and_said_to_be() -> None:
     weight = sparse((4, 3, 2, 2))
     factors = np.array([2.0, -0.5, 0.0, 3.0], np.float32).reshape(4, 1, 1, 1)

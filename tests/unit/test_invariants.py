@@ -121,6 +121,13 @@ def test_nonzeros_in_a_file_are_counted(mask: SparsityMask) -> None:
     assert kept.broken == ("'weight' has 1 nonzeros in the file where zeros were promised",)
 
 
+def test_a_file_may_have_one_more_axis_of_length_one(mask: SparsityMask) -> None:
+    location = {"weight": TensorLocation("w", (1, 0))}
+    kept = KEEP.T.astype(np.float32)[:, None]
+    assert mask.check_tensors({"w": StoredTensor(kept)}, location).holds
+    assert not mask.check_tensors({"w": StoredTensor(np.ones_like(kept))}, location).holds
+
+
 def test_plain_floats_in_a_file(mask: SparsityMask) -> None:
     stored = StoredTensor(KEEP.astype(np.float32))
     assert mask.check_tensors({"w": stored}, {"weight": TensorLocation("w", (0, 1))}).holds

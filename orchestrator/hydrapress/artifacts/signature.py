@@ -74,7 +74,8 @@ class TensorLocation:
 
     Attributes:
         tensor: The tensor's name in the file.
-        axes: ``np.transpose(parameter, axes)`` has the file's axis order.
+        axes: ``np.transpose(parameter, axes)`` has the file's axis order; the file may have one
+            more axis of length 1 anywhere.
         scaled: Whether each output channel is the parameter's times a constant, as after
             folding a BatchNorm; the zero pattern is the same.
     """

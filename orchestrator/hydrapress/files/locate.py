@@ -54,7 +54,8 @@ def locate(
 ) -> dict[str, TensorLocation]:
     """Find parameters among a file's float tensors, by value.
 
-    A tensor is a parameter's when the values are equal up to the order of axes; else, for
+    A tensor is a parameter's when the values are equal up to the order of axes, and up to one more
+    axis of length 1 as a Conv1d's weight gets when it is computed in two dimensions; else, for
     weights, when it is zero exactly where the parameter is and a constant multiple along each
     output channel, as a folded BatchNorm leaves it. Where several fit, like names decide, and
     each parameter gets its own tensor as far as there are enough.
@@ -129,8 +130,9 @@ def relocate(
     moves |= _same_integers({n: stored for n, stored in sources.items() if stored.scale is not None}, after)
     moved = {}
     for name, at in locations.items():
-        if at.tensor in moves:
-            move = moves[at.tensor]
+        move = moves.get(at.tensor)
+        # one whose axis of length 1 was left out has no order here
+        if move and len(move.axes) == len(at.axes):
             axes = tuple(at.axes[axis] for axis in move.axes)
             moved[name] = TensorLocation(move.tensor, axes, at.scaled or move.scaled)
     return moved
@@ -159,14 +161,29 @@ def _matches(parameters: Mapping[str, np.ndarray], tensors: Mapping[str, StoredT
     floats = {n: t.values for n, t in tensors.items() if t.scale is None and t.values.dtype.kind == "f"}
     by_shape: dict[tuple[int, ...], list[str]] = {}
     for name, values in floats.items():
-        by_shape.setdefault(tuple(sorted(values.shape)), []).append(name)
+        by_shape.setdefault(_sizes(values), []).append(name)
     for name, parameter in parameters.items():
         if not 1 <= parameter.ndim <= _MAX_DIMS:
             continue
-        for candidate in by_shape.get(tuple(sorted(parameter.shape)), ()):
-            location = _fit(parameter, candidate, floats[candidate])
+        for candidate in by_shape.get(_sizes(parameter), ()):
+            fits = (_fit(parameter, candidate, each) for each in _views(floats[candidate], parameter.ndim))
+            location = next((fit for fit in fits if fit is not None), None)
             if location is not None:
                 yield _Match(name, location, _likeness(name, candidate))
+
+
+def _sizes(values: np.ndarray) -> tuple[int, ...]:
+    return tuple(sorted(size for size in values.shape if size != 1))
+
+
+def _views(values: np.ndarray, ndim: int) -> Iterator[np.ndarray]:
+    """Give the tensor as it is or, for weights, without one axis of length 1: TFLite's Conv1d has one."""
+    if values.ndim == ndim:
+        yield values
+    elif values.ndim == ndim + 1 and ndim >= 2:
+        for axis, size in enumerate(values.shape):
+            if size == 1:
+                yield values.squeeze(axis)
 
 
 def _fit(parameter: np.ndarray, name: str, values: np.ndarray) -> TensorLocation | None:

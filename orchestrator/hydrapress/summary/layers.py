@@ -72,9 +72,12 @@ def _of_file(model: FileModel) -> Iterator[LayerSummary]:
 
 
 def _parameter_shape(values: np.ndarray, axes: tuple[int, ...]) -> tuple[int, ...]:
-    if sorted(axes) != list(range(values.ndim)):
-        return tuple(int(size) for size in values.shape)
-    return tuple(int(values.shape[axes.index(axis)]) for axis in range(values.ndim))
+    sizes = [int(size) for size in values.shape]
+    if len(sizes) == len(axes) + 1 and 1 in sizes:
+        sizes.remove(1)
+    if sorted(axes) != list(range(len(sizes))):
+        return tuple(sizes)
+    return tuple(sizes[axes.index(axis)] for axis in range(len(sizes)))
 
 
 def _zeros(stored: StoredTensor) -> int:
