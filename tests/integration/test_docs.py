@@ -64,7 +64,7 @@ def small(command: str) -> list[str]:
         overrides += ["data=digits", "model=lenet_300_100"]
     if not re.search(r"pipeline=(int8|runtimes)|stages\.recover", command):
         overrides.append("stages.recover.epochs=1")
-    if "pipeline=prune" not in command and "experiment=" not in command:
+    if not re.search(r"pipeline=prune(\s|$)|experiment=", command):
         overrides += BRIEF_BENCH
     return overrides
 
