@@ -486,6 +486,7 @@ def test_file_under_another_name_is_refused_and_breaks_no_list(
 def test_two_records_with_one_id_are_not_both_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # 32 bits can collide; here they are made to
     monkeypatch.setattr("hydrapress_registry.integrity.content_digits", lambda record: "00000000")
+    monkeypatch.setattr("hydrapress_registry.records.shipped_folder", lambda: tmp_path / "shipped")
     one, two = make(), make(title="another")
     write_record(one, tmp_path)
     with pytest.raises(RegistryError, match="another record has this id; nothing was written"):
@@ -621,6 +622,7 @@ def test_two_different_records_with_one_id_are_not_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hydrapress_registry.integrity.content_digits", lambda record: "00000000")
+    monkeypatch.setattr("hydrapress_registry.records.shipped_folder", lambda: tmp_path / "shipped")
     one, two = make(), make(title="another")
     both = tmp_path / "both.json"
     both.write_text(to_json(Bundle(schema=1, records=(one, two))))
