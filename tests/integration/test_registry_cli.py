@@ -230,8 +230,9 @@ def test_a_record_is_checked_too(type_: Type, workdir: Path) -> None:
 # --- the whole ----------------------------------------------------------------------------------
 
 
-def test_a_benchmark_whose_stage_is_missing_is_refused_with_its_name(workdir: Path) -> None:
-    done = runs.run("benchmark=kd-mnist", cwd=workdir)
+@pytest.mark.parametrize("words", [["benchmark=kd-mnist"], ["graph", "benchmark=kd-mnist"]])
+def test_a_benchmark_whose_stage_is_missing_is_refused_with_its_name(words: list[str], workdir: Path) -> None:
+    done = runs.run(*words, cwd=workdir)
     assert done.returncode == 2
     assert "benchmark 'kd-mnist' can't run: it needs stage 'distiller/logits'" in done.stderr
 

@@ -11,7 +11,7 @@ from hydrapress.compose import compose_config
 from hydrapress.config import task_from
 from hydrapress.errors import ConfigError
 from hydrapress.graph import Graph
-from hydrapress.job import read_config, resolve_device
+from hydrapress.job import read_config, require_runnable, resolve_device
 from hydrapress.plugins import installed_plugins
 from hydrapress.stage import stage_name
 
@@ -29,6 +29,7 @@ def main(argv: list[str]) -> int:
     options = parser.parse_intermixed_args(argv)
     config = compose_config(options.overrides)
     plugins = installed_plugins()
+    require_runnable(config, plugins)
     graph = Graph.from_config(config.stages, plugins)
     held: Mapping[str, bool] = {}
     if not options.no_store:
