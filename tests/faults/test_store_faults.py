@@ -172,9 +172,13 @@ root, key, way = sys.argv[1:4]
 with Store(root).claim(key) as claim:
     (claim.scratch / "epoch_3").write_text("resume")
     (Store(root).tmp / f"{key}.draft").mkdir(parents=True)
-    if way == "fork" and os.fork() == 0:
-        sys.stdin.read()
-        os._exit(0)
+    if way == "fork":
+        ready, tell = os.pipe()
+        if os.fork() == 0:
+            os.write(tell, b"!")
+            sys.stdin.read()
+            os._exit(0)
+        os.read(ready, 1)
     if way == "spawn":
         subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"])
     print("held", flush=True)
@@ -192,12 +196,14 @@ def test_a_killed_holder_lets_go_even_if_its_children_live_on(tmp_path: Path, wa
         assert not held
     holder.kill()
     holder.wait(timeout=60)
-    with store.claim(KEY, on_wait=lambda: pytest.fail("the dead still hold the key")) as claim:
-        assert (claim.scratch / "epoch_3").read_text() == "resume"
-        assert list(store.tmp.iterdir()) == []
-        put(claim, write_letters)
-    assert not (store.scratch / KEY).exists()
-    holder.communicate(timeout=60)  # closes their standard input, which ends the children
+    try:
+        with store.claim(KEY, on_wait=lambda: pytest.fail("the dead still hold the key")) as claim:
+            assert (claim.scratch / "epoch_3").read_text() == "resume"
+            assert list(store.tmp.iterdir()) == []
+            put(claim, write_letters)
+        assert not (store.scratch / KEY).exists()
+    finally:
+        holder.communicate(timeout=60)  # closes their standard input, which ends the children
 
 
 WAIT = """

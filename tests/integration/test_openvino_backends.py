@@ -171,8 +171,11 @@ def test_inspect_names_float_products_of_an_int8_file(tmp_path: Path) -> None:
     assert found.unfused == ("FullyConnected output",)
 
 
-def test_the_share_of_operators_is_not_told_where_its_clock_is_too_coarse(onnx_model: OnnxModel) -> None:
-    """A call of a few microseconds, with times in whole ones."""
+def test_the_share_of_operators_is_not_told_where_its_clock_is_too_coarse(
+    onnx_model: OnnxModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a busy machine makes a short call long, so the clock is made as coarse as it seems to a short one
+    monkeypatch.setattr("hydrapress_backends.openvino_graph._CLOCK_US", 1e9)
     assert OpenVINO().inspect(onnx_model, threads=1, batch_size=1).kernel_share is None
 
 
