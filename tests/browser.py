@@ -147,7 +147,7 @@ class Browser:
     def __enter__(self) -> Self:
         try:
             self._start()
-        except BaseException:
+        except BaseException:  # no __exit__ follows, and pytest's own failures are no Exception
             self._end()
             raise
         return self

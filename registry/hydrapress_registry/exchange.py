@@ -6,14 +6,13 @@ names is imported or run.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hydrapress.errors import RegistryError
 from hydrapress.schema import read_json, to_json
+from hydrapress.whole_file import write_whole
 from hydrapress_registry.integrity import IMPORTED, record_problems
 from hydrapress_registry.record import RECORD_SCHEMA, Record
 from hydrapress_registry.records import find_records, user_folder, write_record
@@ -68,15 +67,7 @@ def write_bundle(text: str, path: Path) -> None:
         RegistryError: If the disk refuses.
     """
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_whole(path, text.encode())
     except OSError as error:
         raise RegistryError(
             f"{path}: can't be written: {error.strerror or error}; give a file in a folder that is there"
@@ -112,7 +103,7 @@ def import_records(path: Path, folder: Path | None = None) -> Imported:
         for id_, record in incoming.items():
             if id_ not in known:
                 new.append(write_record(record, user_folder(folder) / IMPORTED))
-    except BaseException:
+    except BaseException:  # Ctrl-C too: all of a bundle comes in, or none of it
         for written in new:
             written.unlink(missing_ok=True)
         raise

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,6 +16,7 @@ from typing import Any
 
 from hydrapress.errors import RegistryError, near_names
 from hydrapress.schema import read_json, to_json
+from hydrapress.whole_file import write_whole
 from hydrapress_registry.integrity import IMPORTED, record_problems
 from hydrapress_registry.record import Record
 
@@ -174,15 +174,7 @@ def write_record(record: Record, folder: Path) -> Path:
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-                file.write(to_json(record))
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_whole(path, to_json(record).encode())
     except OSError as error:
         raise RegistryError(
             f"{path}: can't be written: {error.strerror or error}; choose another folder with --records DIR "

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydrapress.errors import RegistryError
+from hydrapress.whole_file import write_whole
 
 if TYPE_CHECKING:
     from .contents import Contents
@@ -66,23 +65,8 @@ def write_report(contents: Contents, path: Path) -> None:
     require_suffix(path)
     content = as_bytes(contents, path.suffix.lower())
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        unfinished = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-            # what mkstemp makes is closed to others
-            unfinished.chmod(0o666 & ~_umask())
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        write_whole(path, content)
     except OSError as error:
         raise RegistryError(
             f"{path}: can't be written: {error.strerror or error}; choose another place with -o"
         ) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

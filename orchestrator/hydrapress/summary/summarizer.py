@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Mapping
 from enum import Enum
@@ -18,6 +17,7 @@ from hydrapress.hookspecs import hookimpl
 from hydrapress.moments import State
 from hydrapress.schema import to_json
 from hydrapress.stage import stage_name
+from hydrapress.whole_file import write_whole
 
 from .layers import layers_of
 from .local import ARCHIVE, SUMMARY_NAME
@@ -217,9 +217,7 @@ class Summarizer:
         place = Path(str(run.tracking["folder"]), ARCHIVE, run.sweep_id or "")
         for path in (run.folder / SUMMARY_NAME, place / f"{run.run_id}.json"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f".{path.name}.{os.getpid()}.part")
-            part.write_text(text, encoding="utf-8")
-            part.replace(path)
+            write_whole(path, text.encode())
 
     def _summary(self, state: State, error: str | None, notes: tuple[str, ...]) -> RunSummary:
         run = self._run
