@@ -32,7 +32,9 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def _loggers_as_they_were() -> None:
     """Undo what a library does to every logger there is when it configures its own."""
     logging.disable(logging.NOTSET)
+    logging.root.setLevel(logging.WARNING)
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] == "hydrapress":
             logger = logging.getLogger(name)
             logger.disabled, logger.propagate = False, True
+            logger.setLevel(logging.NOTSET)

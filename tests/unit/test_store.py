@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -408,7 +409,9 @@ def test_the_default_warning_is_logged(tmp_path: Path, caplog: pytest.LogCapture
     store = Store(tmp_path)
     put(store)
     truncate(manifest_of(store).parent)
-    assert store.get(KEY) is None
+    with caplog.at_level(logging.WARNING, logger="hydrapress.store.local"):
+        assert store.get(KEY) is None
+    assert len(list(store.corrupt.iterdir())) == 1
     assert "is corrupt" in caplog.text
 
 
