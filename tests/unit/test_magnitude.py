@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sample_training import RecordingServices, context_of, model_of
 from torch import nn
@@ -16,7 +17,9 @@ from hydrapress.artifacts import LayerRatios
 from hydrapress.errors import ConfigError, StageError
 from hydrapress.invariants import SparsityMask
 from hydrapress.stage import ports_of, stage_name
-from hydrapress_pruners.magnitude import layer_sparsities, magnitude_masks, prune_by_magnitude
+from hydrapress_pruners.layers import layer_sparsities
+from hydrapress_pruners.magnitude import magnitude_scores, prune_by_magnitude
+from hydrapress_pruners.selection import Selection, select_weights
 from hydrapress_pruners.stages import Magnitude, Scope
 
 
@@ -30,6 +33,11 @@ def net_of(*rows: list[float]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def magnitude_masks(module: nn.Module, sparsity: float, **fields: Any) -> dict[str, np.ndarray]:
+    selection = Selection(sparsity, **fields)
+    return select_weights(magnitude_scores(module, selection), selection, where="magnitude pruning")
+
+
 def kept(masks: dict[str, np.ndarray]) -> dict[str, list[int]]:
     return {name: np.flatnonzero(mask).tolist() for name, mask in masks.items()}
 
@@ -37,7 +45,7 @@ def kept(masks: dict[str, np.ndarray]) -> dict[str, list[int]]:
 def test_global_ranks_all_layers_together() -> None:
     net = net_of([0.1, -5.0, 0.2, 4.0], [-3.0, 0.3, 2.0, 0.4])
     assert kept(magnitude_masks(net, 0.5)) == {"0.weight": [1, 3], "1.weight": [0, 2]}
-    assert kept(magnitude_masks(net, 0.75)) == {"0.weight": [1, 3], "1.weight": []}
+    assert kept(magnitude_masks(net, 0.625)) == {"0.weight": [1, 3], "1.weight": [0]}
 
 
 def test_layer_scope_prunes_each_layer_alike() -> None:
@@ -63,12 +71,12 @@ def test_of_equal_weights_the_first_go_and_halves_are_rounded_to_even() -> None:
 @settings(max_examples=50, deadline=None)
 @given(
     shapes=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=4),
-    sparsity=st.floats(0, 0.99),
+    share=st.floats(0, 0.99),
     seed=st.integers(0, 1000),
     coarse=st.booleans(),
 )
 def test_the_count_is_exact_and_the_kept_are_the_largest(
-    shapes: list[tuple[int, int]], sparsity: float, seed: int, coarse: bool
+    shapes: list[tuple[int, int]], share: float, seed: int, coarse: bool
 ) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -77,7 +85,12 @@ def test_the_count_is_exact_and_the_kept_are_the_largest(
         for layer in net:
             layer.weight.data = layer.weight.data.mul(4).round()  # type: ignore[union-attr]
     before = torch.cat([layer.weight.detach().abs().flatten() for layer in net]).numpy()  # type: ignore[union-attr]
-    stays = np.concatenate([mask.ravel() for mask in magnitude_masks(net, sparsity).values()])
+    # so few that no layer can lose all its weights
+    fewest = min(layer.weight.numel() for layer in net)  # type: ignore[union-attr,operator]
+    sparsity = share * fewest / before.size
+    assume(round(sparsity * before.size) < fewest)
+    masks = magnitude_masks(net, sparsity)
+    stays = np.concatenate([mask.ravel() for mask in masks.values()])
     assert (~stays).sum() == round(sparsity * stays.size)
     if stays.any() and not stays.all():
         assert before[stays].min() >= before[~stays].max()
@@ -88,7 +101,7 @@ def test_only_weights_of_dense_and_convolution_layers_subclasses_too() -> None:
         pass
 
     module = nn.Sequential(MyConv(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, 2), nn.PReLU())
-    pruned = prune_by_magnitude(model_of(module), 0.5)
+    pruned = prune_by_magnitude(model_of(module), Selection(0.5))
     mask = pruned.invariants[0]
     assert isinstance(mask, SparsityMask)
     assert set(mask.masks) == {"0.weight", "3.weight"}
@@ -100,8 +113,8 @@ def test_only_weights_of_dense_and_convolution_layers_subclasses_too() -> None:
 
 
 def test_the_input_is_not_changed() -> None:
-    module = net_of([1.0, 2.0], [3.0, 4.0])
-    prune_by_magnitude(model_of(module), 0.5)
+    module = net_of([1.0, 3.0], [2.0, 4.0])
+    prune_by_magnitude(model_of(module), Selection(0.5))
     assert layer_sparsities(module) == {"0": 0.0, "1": 0.0}
 
 
@@ -110,12 +123,12 @@ def test_what_was_promised_zero_stays_so() -> None:
         SparsityMask({"0.weight": np.array([[False, True, True, True]])})
     )
     # the nonzero weight at a promised zero counts as pruned, whatever its size
-    masks = prune_by_magnitude(model, 0.25).invariants[0].arrays()
+    masks = prune_by_magnitude(model, Selection(0.25)).invariants[0].arrays()
     assert kept(dict(masks)) == {"0.weight": [2, 3], "1.weight": [0, 1, 2, 3]}
-    less = prune_by_magnitude(model, 0.0).invariants
+    less = prune_by_magnitude(model, Selection(0.0)).invariants
     assert len(less) == 1
     assert kept(dict(less[0].arrays()))["0.weight"] == [1, 2, 3]
-    skipped = prune_by_magnitude(model, 0.5, skip=["0"]).invariants[0]
+    skipped = prune_by_magnitude(model, Selection(0.5, skip=["0"])).invariants[0]
     assert kept(dict(skipped.arrays())) == {"0.weight": [1, 2, 3], "1.weight": [2, 3]}
 
 
@@ -130,7 +143,7 @@ def test_a_pattern_that_matches_nothing_is_refused_with_near_names(options: dict
     module = nn.Sequential()
     module.add_module("fc1", nn.Linear(2, 2))
     with pytest.raises(StageError, match=r"'fc9' matches no dense or convolution layer\. Did you mean 'fc1'"):
-        magnitude_masks(module, 0.5, **options)  # type: ignore[arg-type]  # one keyword at a time
+        magnitude_masks(module, 0.5, **options)
 
 
 def test_nothing_to_prune_is_refused() -> None:
@@ -140,8 +153,23 @@ def test_nothing_to_prune_is_refused() -> None:
         magnitude_masks(net_of([1.0]), 0.5, skip=["*"])
 
 
+@pytest.mark.parametrize(
+    ("fields", "fix"),
+    [
+        ({}, "at a sparsity of 0.7 over all layers none of its weights ranks high enough"),
+        ({"layer_by_layer": True}, "sparsity is 0.7; lower it"),
+        ({"ratios": {"0": 0.9}}, "its own ratio is 0.9; lower it"),
+    ],
+)
+def test_a_layer_that_would_lose_all_its_weights_is_named_with_the_fix(
+    fields: dict[str, Any], fix: str
+) -> None:
+    with pytest.raises(StageError, match=f"layer '0' would lose all its 1 weights: {fix}"):
+        magnitude_masks(net_of([0.1], [1.0, 2.0, 3.0, 4.0]), 0.7, **fields)
+
+
 def test_weights_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(StageError, match="layer '0' has weights that are not finite"):
+    with pytest.raises(StageError, match="layer '0' has scores that are not finite"):
         magnitude_masks(net_of([1.0, float("nan")]), 0.5)
 
 

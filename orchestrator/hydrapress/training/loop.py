@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Sampler
 from hydrapress.errors import StageError
 from hydrapress.task import Split
 
+from .callback import Callback
 from .plan import Loss, Optimizer, TrainingPlan, rate_at
 from .state import Progress, read_state, tensors_of, write_state
 
@@ -41,13 +42,20 @@ class Loop:
     """One training."""
 
     def __init__(
-        self, model: TorchModel, plan: TrainingPlan, context: Context, loss: Loss | None, name: str
+        self,
+        model: TorchModel,
+        plan: TrainingPlan,
+        context: Context,
+        loss: Loss | None,
+        name: str,
+        callback: Callback,
     ) -> None:
         self.model, self.plan, self.context = model, plan, context
         self.objective = context.task.objective
         self.loss: Loss = loss or self._task_loss
         self.checkpoint = context.scratch / f"{name}.safetensors"
         self.label = name
+        self.callback = callback
         self.metric = f"val_{self.objective.metric}"
 
     def run(self) -> TorchModel:

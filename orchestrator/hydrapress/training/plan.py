@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from hydrapress.errors import ConfigError
 from hydrapress.settings import range_problems, setting
 
+from .callback import Callback
+
 if TYPE_CHECKING:
     import torch
 
@@ -65,6 +67,12 @@ class TrainingPlan:
     weight_decay: float = setting(5e-4, "decay of weights; biases and norms are left alone", ge=0)
     schedule: Schedule = setting(Schedule.ONE_CYCLE, "how the learning rate moves")
     warmup: float = setting(0.3, "fraction of the steps in which the learning rate rises", ge=0, lt=1)
+    schedule_start: float = setting(
+        0.0,
+        "where in the schedule to begin: 0.6 replays its last 40 % (rewinding the learning rate)",
+        ge=0,
+        lt=1,
+    )
     clip_norm: float = setting(0.0, "gradients are scaled down to this L2 norm; 0 leaves them", ge=0)
     patience: int = setting(
         0, "stop when no epoch was the best for so long; 0 never does", unit="epochs", ge=0
@@ -83,7 +91,10 @@ def rate_at(plan: TrainingPlan, step: int, steps: int) -> tuple[float, float]:
     Returns:
         Learning rate, and momentum.
     """
-    done = step / max(steps - 1, 1)
+    # this training is the last part of one of so many steps
+    whole = steps / (1 - plan.schedule_start)
+    at = whole - steps + step
+    done = at / max(whole - 1, 1)
     rising = plan.warmup > 0 and done < plan.warmup
     if plan.schedule is Schedule.ONE_CYCLE:
         if rising:
@@ -93,8 +104,8 @@ def rate_at(plan: TrainingPlan, step: int, steps: int) -> tuple[float, float]:
             factor = height = _half_cosine((done - plan.warmup) / (1 - plan.warmup))
         return plan.learning_rate * factor, plan.momentum * (1 - _ONE_CYCLE_MOMENTUM_DIP * height)
     if rising:
-        # (step + 1) so that the first step is not lost to a rate of zero
-        factor = min(1.0, (step + 1) / (plan.warmup * steps))
+        # (at + 1) so that the first step is not lost to a rate of zero
+        factor = min(1.0, (at + 1) / (plan.warmup * whole))
     elif plan.schedule is Schedule.COSINE:
         factor = _half_cosine((done - plan.warmup) / (1 - plan.warmup))
     elif plan.schedule is Schedule.LINEAR:
@@ -120,6 +131,7 @@ def train(
     *,
     context: Context,
     loss: Loss | None = None,
+    callback: Callback | None = None,
     name: str = "training",
 ) -> TorchModel:
     """Train a copy of a model; its invariants are kept at every step.
@@ -136,6 +148,7 @@ def train(
         context: Task, device, seed, scratch folder, progress.
         loss: The loss to minimize; the task's own by default. ``val_loss`` is always the
             task's.
+        callback: The method's part in it, such as zeroing ever more weights.
         name: Tells the checkpoints of several trainings of one stage apart.
 
     Returns:
@@ -152,4 +165,4 @@ def train(
         raise ConfigError([f"training: {problem}" for problem in problems])
     from .loop import Loop
 
-    return Loop(model, plan, context, loss, name).run()
+    return Loop(model, plan, context, loss, name, callback or Callback()).run()

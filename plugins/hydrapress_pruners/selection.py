@@ -1,0 +1,138 @@
+"""Selection: of scored weights, those that stay; every pruner of single weights selects here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from hydrapress.artifacts import TorchModel
+from hydrapress.errors import StageError
+from hydrapress.invariants import SparsityMask
+
+from .layers import parameter_of, ratio_of
+
+__all__ = ["Selection", "promised_masks", "select_weights", "with_masks"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How many weights go, and among which they are ranked.
+
+    Attributes:
+        sparsity: Fraction to be zeroed, 0 <= sparsity < 1.
+        layer_by_layer: Whether weights are ranked within their layer, rather than all together.
+        ratios: Fractions of single layers, by name or pattern; these are ranked alone, and of
+            several patterns that match the last counts.
+        skip: Layers left alone, by name or pattern.
+    """
+
+    sparsity: float
+    layer_by_layer: bool = False
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    skip: Sequence[str] = ()
+
+
+def select_weights(
+    scores: Mapping[str, np.ndarray],
+    selection: Selection,
+    *,
+    kept: Mapping[str, np.ndarray] | None = None,
+    where: str,
+) -> dict[str, np.ndarray]:
+    """Choose the weights that stay: those with the highest scores.
+
+    Of ``n`` weights that are ranked together, ``round(fraction * n)`` go (a half is rounded
+    to the even number): those of lowest score; of equal ones, those that come first in the
+    order of layers and elements.
+
+    Args:
+        scores: An array a layer, shaped as its weight, by the layer's name; see ``chosen_layers``.
+        selection: How many go; its ``skip`` is not looked at here.
+        kept: Masks that hold already, by parameter; what they zero stays zeroed, even beyond the
+            fraction.
+        where: Begins each message.
+
+    Returns:
+        A boolean array a layer, true where the weight stays, by the weight's parameter name.
+
+    Raises:
+        StageError: If a score is not finite, or a layer would lose all its weights.
+    """
+    own = {name: ratio_of(name, selection.ratios) for name in scores}
+    groups = [_Group((name,), selection.sparsity if ratio is None else ratio) for name, ratio in own.items()]
+    if not selection.layer_by_layer:
+        rest = tuple(name for name, ratio in own.items() if ratio is None)
+        groups = [g for g in groups if g.layers[0] not in rest]
+        groups += [_Group(rest, selection.sparsity)] if rest else []
+    chosen: dict[str, np.ndarray] = {}
+    for group in groups:
+        ranked = {name: _ranked(name, scores[name], kept or {}, where) for name in group.layers}
+        chosen |= _lowest_out(ranked, group.ratio)
+    for name, mask in chosen.items():
+        _require_some(name, mask, own[name], selection, where)
+    return {parameter_of(name): chosen[name] for name in scores}
+
+
+def promised_masks(model: TorchModel) -> dict[str, np.ndarray]:
+    """Give the masks that a model promises already, by parameter; empty without any."""
+    return next((dict(i.masks) for i in model.invariants if isinstance(i, SparsityMask)), {})
+
+
+def with_masks(model: TorchModel, masks: Mapping[str, np.ndarray]) -> TorchModel:
+    """Give a copy of a model with the masked weights zeroed, which promises these zeros.
+
+    Args:
+        model: Zeros that it promises already stay promised.
+        masks: True where the weight stays, by parameter name.
+    """
+    mask = SparsityMask({**promised_masks(model), **masks})
+    module = model.copy_module()
+    mask.project_(module)
+    return replace(model, module=module).with_invariant(mask)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Layers whose weights are ranked together."""
+
+    layers: tuple[str, ...]
+    ratio: float
+
+
+def _lowest_out(scores: Mapping[str, np.ndarray], ratio: float) -> dict[str, np.ndarray]:
+    flat = np.concatenate([each.ravel() for each in scores.values()])
+    # what is zeroed already has the lowest score of all
+    count = max(round(ratio * flat.size), int(np.isneginf(flat).sum()))
+    stays = np.ones(flat.size, dtype=bool)
+    stays[np.argsort(flat, kind="stable")[:count]] = False
+    ends = np.cumsum([each.size for each in scores.values()])[:-1]
+    parts = np.split(stays, ends)
+    return {name: part.reshape(each.shape) for (name, each), part in zip(scores.items(), parts, strict=True)}
+
+
+def _ranked(name: str, scores: np.ndarray, kept: Mapping[str, np.ndarray], where: str) -> np.ndarray:
+    if not np.isfinite(scores).all():
+        raise StageError(f"{where}: layer '{name}' has scores that are not finite; train the model again")
+    mask = kept.get(parameter_of(name))
+    if mask is None:
+        return scores
+    ranked = scores.astype(np.float32, copy=True)
+    ranked[~mask] = -np.inf
+    return ranked
+
+
+def _require_some(name: str, mask: np.ndarray, ratio: float | None, selection: Selection, where: str) -> None:
+    if mask.any():
+        return
+    if ratio is not None:
+        fix = f"its own ratio is {ratio:g}; lower it"
+    elif selection.layer_by_layer:
+        fix = f"sparsity is {selection.sparsity:g}; lower it, or give '{name}' a ratio of its own"
+    else:
+        fix = (
+            f"at a sparsity of {selection.sparsity:g} over all layers none of its weights ranks high enough; "
+            f"lower it, give '{name}' a ratio of its own, or rank layer by layer"
+        )
+    raise StageError(f"{where}: layer '{name}' would lose all its {mask.size} weights: {fix}")
