@@ -18,7 +18,14 @@ from .errors import ConfigError, HydrapressError, ModelError
 if TYPE_CHECKING:
     from .task import Task
 
-__all__ = ["count_macs", "count_nonzero", "count_parameters", "new_model", "output_tensors"]
+__all__ = [
+    "count_macs",
+    "count_nonzero",
+    "count_parameters",
+    "macs_by_module",
+    "new_model",
+    "output_tensors",
+]
 
 _SAMPLES = 2
 _SHOWN = 10
@@ -97,6 +104,29 @@ def count_macs(module: nn.Module, sample: Sequence[torch.Tensor]) -> int:
     Returns:
         The count of the whole batch divided by the batch size.
     """
+    return int(_count_flops(module, sample)["Global"] // (2 * sample[0].shape[0]))
+
+
+def macs_by_module(module: nn.Module, sample: Sequence[torch.Tensor]) -> dict[str, float]:
+    """Count the multiply-accumulates of one sample in each submodule, as ``count_macs`` does.
+
+    Args:
+        module: On any device; it stays as it is.
+        sample: Its inputs, batched, on any device.
+
+    Returns:
+        By a module's path, with those of its children; '' is the whole. Modules without any are
+        left out.
+    """
+    root, batch = type(module).__name__, sample[0].shape[0]
+    counts = _count_flops(module, sample)
+    whole = counts.pop("Global")
+    paths = {name.removeprefix(root).removeprefix("."): count for name, count in counts.items()}
+    return {path: count / (2 * batch) for path, count in (paths | {"": whole}).items() if count}
+
+
+def _count_flops(module: nn.Module, sample: Sequence[torch.Tensor]) -> dict[str, int]:
+    """Count a run's operations, by the class of the root and the path below it, and as 'Global'."""
     from torch.utils.flop_counter import FlopCounterMode
 
     device = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), None)
@@ -111,7 +141,8 @@ def count_macs(module: nn.Module, sample: Sequence[torch.Tensor]) -> int:
     finally:
         for submodule, training in modes.items():
             submodule.training = training
-    return int(counter.get_total_flops()) // (2 * inputs[0].shape[0])
+    counts = {name: int(sum(kinds.values())) for name, kinds in counter.get_flop_counts().items()}
+    return {"Global": 0} | counts
 
 
 @contextmanager
