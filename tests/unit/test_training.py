@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from hydrapress.errors import ConfigError, StageError
 from hydrapress.invariants import SparsityMask
 from hydrapress.settings import settings_of
 from hydrapress.task import Objective, Splits
-from hydrapress.training import Optimizer, Schedule, TrainingPlan, rate_at, train
+from hydrapress.training import Callback, Optimizer, Schedule, TrainingPlan, rate_at, train
 from hydrapress_trainers.stages import Finetune, Train
 
 FAST = TrainingPlan(epochs=3, batch_size=128, learning_rate=0.1)
@@ -213,6 +216,152 @@ def test_a_loss_of_ones_own_is_minimized(tmp_path: Path) -> None:
     assert services.values("val_loss")[-1] > 1.0
 
 
+class Gates(Callback):
+    """Learns a factor for each row of the first layer; the whole training sees its weights through it."""
+
+    rate_factor = 2.0
+
+    def __init__(self, ends_at: int = 0, text: str = "gates") -> None:
+        self.ends_at, self.text, self.done = ends_at, text, 0
+        self.steps: list[int] = []
+        self.zeroed = torch.zeros(())
+
+    def about(self) -> str:
+        return self.text
+
+    def begin(self, module: nn.Module, steps: int) -> None:
+        self.total = steps
+        self.gate = nn.Parameter(torch.ones(32, 1))
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [self.gate]
+
+    @contextmanager
+    def training_form(self, module: nn.Module) -> Iterator[None]:
+        weight = module.get_parameter("1.weight")
+        with self.finished_form(module):
+            yield
+        assert weight.grad is not None
+        self.gate.grad = (weight.grad * weight.detach()).sum(1, keepdim=True)
+        weight.grad *= self.gate.detach()
+
+    @contextmanager
+    def finished_form(self, module: nn.Module) -> Iterator[None]:
+        weight = module.get_parameter("1.weight")
+        plain = weight.detach().clone()
+        weight.data.mul_(self.gate.detach())
+        yield
+        weight.data.copy_(plain)
+
+    def after_step(self, module: nn.Module, step: int) -> None:
+        self.steps.append(step)
+        self.zeroed += module.get_parameter("5.bias").detach()[0]
+        self.done = step + 1
+
+    def eligible(self) -> bool:
+        return self.done >= self.ends_at
+
+    def state(self) -> Mapping[str, torch.Tensor]:
+        return {"zeroed": self.zeroed, "done": torch.tensor(self.done)}
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        self.zeroed, self.done = state["zeroed"], int(state["done"])
+
+
+@pytest.mark.parametrize("optimizer", [Optimizer.SGD, Optimizer.ADAMW])
+def test_a_callback_with_parameters_resumes_to_the_same_bits(tmp_path: Path, optimizer: Optimizer) -> None:
+    plan = replace(FAST, optimizer=optimizer, learning_rate=0.01, clip_norm=1.0)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    first, second, third = Gates(), Gates(), Gates()
+    uninterrupted = train(small_model(), plan, context=context_of(whole), callback=first)
+    stopped = context_of(parts, services=RecordingServices(17))
+    with pytest.raises(KeyboardInterrupt):
+        train(small_model(), plan, context=stopped, callback=second)
+    services = RecordingServices()
+    resumed = train(small_model(), plan, context=context_of(parts, services=services), callback=third)
+    assert not services.warnings
+    assert same_bits(uninterrupted.module, resumed.module)
+    assert torch.equal(first.gate, third.gate)
+    assert torch.equal(first.zeroed, third.zeroed)
+    assert (first.gate != 1).any()
+    assert (first.total, first.steps, third.steps) == (30, list(range(30)), list(range(10, 30)))
+
+
+def test_a_callback_that_does_nothing_changes_no_bit(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    plain = train(small_model(), FAST, context=context_of(one))
+    idle = train(small_model(), FAST, context=context_of(two), callback=Callback())
+    assert same_bits(plain.module, idle.module)
+
+
+def test_a_callbacks_parameters_take_no_decay_and_their_own_rate(tmp_path: Path) -> None:
+    plan = TrainingPlan(
+        epochs=1,
+        batch_size=2000,
+        learning_rate=0.1,
+        momentum=0.0,
+        weight_decay=100.0,
+        schedule=Schedule.CONSTANT,
+        warmup=0.0,
+    )
+    gates = Gates()
+    train(small_model(), plan, context=context_of(tmp_path), callback=gates)
+    assert gates.gate.grad is not None
+    assert torch.allclose(gates.gate.detach(), 1 - 2 * 0.1 * gates.gate.grad)
+
+
+def test_the_best_epoch_is_taken_in_its_finished_form(tmp_path: Path) -> None:
+    class Halved(Callback):
+        @contextmanager
+        def finished_form(self, module: nn.Module) -> Iterator[None]:
+            module.get_parameter("5.bias").data.mul_(0.5)
+            yield
+            module.get_parameter("5.bias").data.mul_(2.0)
+
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    scores = [0.1, 0.2, 0.3]
+    plain = train(small_model(), FAST, context=context_of(one, objective=Scripted(scores)))
+    halved = train(
+        small_model(), FAST, context=context_of(two, objective=Scripted(scores)), callback=Halved()
+    )
+    expected = plain.module.get_parameter("5.bias") * 0.5
+    assert torch.equal(halved.module.get_parameter("5.bias"), expected)
+    assert torch.equal(halved.module.get_parameter("5.weight"), plain.module.get_parameter("5.weight"))
+
+
+def test_an_epoch_that_may_not_be_the_best_is_not_and_tries_no_patience(tmp_path: Path) -> None:
+    plan = replace(FAST, epochs=6, patience=2, schedule=Schedule.CONSTANT, warmup=0.0)
+    services = RecordingServices()
+    objective = Scripted([0.9, 0.8, 0.7, 0.4, 0.5, 0.3])
+    context = context_of(tmp_path, services=services, objective=objective)
+    train(small_model(), plan, context=context, callback=Gates(ends_at=40))
+    assert len(services.values("val_score")) == 6
+    # the best so far is shown only once there is one, the fourth
+    assert [shown for done, shown in services.updates if "val_score" in shown and done <= 40] == []
+    assert services.updates[-1][1]["val_score"] == 0.5
+
+
+def test_a_method_that_does_not_come_to_its_end_is_told(tmp_path: Path) -> None:
+    with pytest.raises(
+        StageError, match=r"'stage': training ended before its method.*raise epochs \(now 3\)"
+    ):
+        train(small_model(), FAST, context=context_of(tmp_path), callback=Gates(ends_at=31))
+
+
+def test_a_checkpoint_of_another_method_is_said_and_not_used(tmp_path: Path) -> None:
+    train(small_model(), FAST, context=context_of(tmp_path), callback=Gates(text="one"))
+    services = RecordingServices()
+    context = context_of(tmp_path, services=services)
+    train(small_model(), FAST, context=context, callback=Gates(text="other"))
+    assert "belongs to another training" in services.warnings[0]
+
+
 class TwoInputs(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -316,6 +465,60 @@ def test_schedules_by_hand() -> None:
     assert [rate_at(steps, s, 5)[0] for s in range(5)] == pytest.approx([1, 1, 0.1, 0.01, 0.01])
     constant = replace(plan, schedule=Schedule.CONSTANT, warmup=0.4)
     assert [rate_at(constant, s, 5)[0] for s in range(5)] == pytest.approx([0.5, 1, 1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "expected"),
+    [
+        # ten steps of which the last four are done: (6, 7, 8, 9) of (0, ..., 9)
+        (Schedule.CONSTANT, 0.0, [1, 1, 1, 1]),
+        (Schedule.CONSTANT, 0.8, [7 / 8, 1, 1, 1]),
+        (Schedule.COSINE, 0.0, [0.25, 0.116978, 0.030154, 0]),
+        (Schedule.LINEAR, 0.0, [3 / 9, 2 / 9, 1 / 9, 0]),
+        (Schedule.LINEAR, 0.5, [6 / 9, 4 / 9, 2 / 9, 0]),
+        (Schedule.STEP, 0.0, [0.1, 0.01, 0.01, 0.01]),
+        (Schedule.ONE_CYCLE, 0.0, [0.25, 0.116978, 0.030154, 0]),
+    ],
+)
+def test_a_training_that_begins_late_has_the_last_rates_of_the_whole(
+    schedule: Schedule, warmup: float, expected: list[float]
+) -> None:
+    whole = TrainingPlan(learning_rate=1.0, schedule=schedule, warmup=warmup)
+    rewound = replace(whole, schedule_start=0.6)
+    assert [rate_at(rewound, step, 4)[0] for step in range(4)] == pytest.approx(expected, abs=1e-6)
+    last = [rate_at(whole, step, 10) for step in range(6, 10)]
+    for got, same in zip([rate_at(rewound, step, 4) for step in range(4)], last, strict=True):
+        assert got == pytest.approx(same)
+
+
+@pytest.mark.parametrize("schedule", Schedule)
+def test_a_schedule_from_its_start_has_the_same_bits_as_without_a_start(schedule: Schedule) -> None:
+    plan = TrainingPlan(learning_rate=0.3, schedule=schedule, warmup=0.3, schedule_start=0.0)
+    for steps in (1, 7, 100):
+        for step in range(steps):
+            assert rate_at(plan, step, steps) == rate_without_a_start(plan, step, steps)
+
+
+def rate_without_a_start(plan: TrainingPlan, step: int, steps: int) -> tuple[float, float]:
+    """Give what ``rate_at`` gave before a plan could begin late: stored trainings depend on its bits."""
+    done = step / max(steps - 1, 1)
+    rising = plan.warmup > 0 and done < plan.warmup
+    fallen = 0.5 * (1 + math.cos(math.pi * ((done - plan.warmup) / (1 - plan.warmup))))
+    if plan.schedule is Schedule.ONE_CYCLE:
+        risen = 0.5 * (1 + math.cos(math.pi * (1 - done / plan.warmup)))
+        factor = 1 / 25 + (1 - 1 / 25) * risen if rising else fallen
+        return plan.learning_rate * factor, plan.momentum * (1 - 1 / 9 * (risen if rising else fallen))
+    if rising:
+        factor = min(1.0, (step + 1) / (plan.warmup * steps))
+    elif plan.schedule is Schedule.COSINE:
+        factor = fallen
+    elif plan.schedule is Schedule.LINEAR:
+        factor = (1 - done) / (1 - plan.warmup)
+    elif plan.schedule is Schedule.STEP:
+        factor = 1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01
+    else:
+        factor = 1.0
+    return plan.learning_rate * factor, plan.momentum
 
 
 def test_trainers_share_the_plan_with_their_own_defaults(tmp_path: Path) -> None:

@@ -18,7 +18,16 @@ class Callback:
 
     What it remembers from one step to the next is in ``state``, so that an interrupted training
     resumes in the same bits.
+
+    Attributes:
+        rate_factor: The rate of its own ``parameters`` is this times that of the schedule.
     """
+
+    rate_factor: float = 1.0
+
+    def about(self) -> str:
+        """Say what it does and with which values: a checkpoint of another one is not resumed."""
+        return type(self).__qualname__
 
     def begin(self, module: nn.Module, steps: int) -> None:
         """Prepare, before the first step and before a checkpoint is restored.
@@ -29,8 +38,21 @@ class Callback:
         """
 
     def parameters(self) -> list[nn.Parameter]:
-        """Give what is trained beside the module's own parameters, at the same rate, without decay."""
+        """Give what is trained beside the module's own parameters, without decay.
+
+        Asked for after ``begin``, and always gives the same objects. The loop keeps their values,
+        and what the optimizer remembers of them, in the checkpoint.
+        """
         return []
+
+    @contextmanager
+    def training_form(self, module: nn.Module) -> Iterator[None]:
+        """Give the module, while the block runs, the weights of a step's forward and backward pass.
+
+        Whatever was changed in place is put back when the block ends; the gradients lie there by
+        then, and may be changed too, or given to the own parameters.
+        """
+        yield
 
     def after_step(self, module: nn.Module, step: int) -> None:
         """Look at the module, or change it in place, after a step and after its invariants were restored.
@@ -41,24 +63,28 @@ class Callback:
         """
 
     def eligible(self) -> bool:
-        """Tell whether an epoch that ends now may be the best one, such as only once all zeros are set."""
+        """Tell whether an epoch that ends now may be the best one, such as only once all zeros are set.
+
+        One that may not is never handed on, and early stopping doesn't wait on it.
+        """
         return True
 
     @contextmanager
     def finished_form(self, module: nn.Module) -> Iterator[None]:
         """Give the module, while the block runs, the weights that it would be handed on with.
 
-        Validation, and the copy of the best epoch, are taken within.
+        Validation, and the copy of the best epoch, are taken within; afterwards the weights are as
+        they were before, in the same bits.
         """
         yield
 
     def state(self) -> Mapping[str, torch.Tensor]:
-        """Give all that it must remember; goes into the checkpoint."""
+        """Give all else that it must remember; goes into the checkpoint."""
         return {}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take back what ``state`` gave.
+        """Take back what ``state`` gave, on the CPU.
 
         Raises:
-            KeyError: If something is missing.
+            KeyError: If something is missing; nothing is changed then.
         """

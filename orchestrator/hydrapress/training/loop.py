@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from hydrapress.errors import StageError
 from hydrapress.task import Split
 
-from .callback import Callback
+from .determinism import EpochOrder, own_accelerate_state, own_process_state, seed_everything
 from .plan import Loss, Optimizer, TrainingPlan, rate_at
 from .state import Progress, read_state, tensors_of, write_state
 
@@ -29,6 +25,8 @@ if TYPE_CHECKING:
 
     from hydrapress.artifacts import TorchModel
     from hydrapress.context import Bar, Context
+
+    from .callback import Callback
 
 __all__ = ["Loop"]
 
@@ -60,7 +58,7 @@ class Loop:
 
     def run(self) -> TorchModel:
         """Train, or go on where a checkpoint left off, and give the best epoch's model."""
-        with _own_process_state(self.plan.threads, self.context.device), _own_accelerate_state():
+        with own_process_state(self.plan.threads, self.context.device), own_accelerate_state():
             accelerator = Accelerator(cpu=self.context.device == "cpu", mixed_precision="no", rng_types=[])
             if accelerator.device.type != self.context.device:
                 raise StageError(
@@ -70,7 +68,7 @@ class Loop:
             return self._run(accelerator)
 
     def _run(self, accelerator: Accelerator) -> TorchModel:
-        order = _EpochOrder(self._train_size(), self.context.seed)
+        order = EpochOrder(self._train_size(), self.context.seed)
         data = self.context.task.splits[Split.TRAIN]
         batches: Any = DataLoader(
             data,
@@ -83,8 +81,9 @@ class Loop:
         module = self.model.copy_module()
         self._project(module)
         progress = Progress(self._fingerprint(module))
+        self.callback.begin(module.to(accelerator.device), self.plan.epochs * len(batches))
         module, optimizer, batches = accelerator.prepare(module, self._optimizer(module), batches)
-        found = read_state(self.checkpoint, module, optimizer, progress.fingerprint)
+        found = read_state(self.checkpoint, module, optimizer, self.callback, progress.fingerprint)
         if isinstance(found, str):
             self.context.warn(
                 f"the checkpoint '{self.checkpoint.name}' is not used: {found}; training starts anew"
@@ -94,6 +93,11 @@ class Loop:
         with self.context.progress(self.label, self.plan.epochs * len(batches)) as bar:
             while not progress.finished:
                 self._epoch(progress, module, optimizer, batches, order, accelerator, bar)
+        if progress.best_epoch < 0:
+            raise StageError(
+                f"stage '{self.context.stage_id}': {self.label} ended before its method had come to its end, "
+                f"so that no epoch can be handed on; raise epochs (now {self.plan.epochs})"
+            )
         for name, tensor in tensors_of(module):
             tensor.copy_(progress.best[name])
         # sequenced so: unwrapping first, then off the device, then out of training mode
@@ -108,29 +112,36 @@ class Loop:
         module: nn.Module,
         optimizer: Any,
         batches: Any,
-        order: _EpochOrder,
+        order: EpochOrder,
         accelerator: Accelerator,
         bar: Bar,
     ) -> None:
         """Do one epoch, look at validation, leave a checkpoint."""
         epoch = progress.epochs_done
         order.epoch = epoch
-        _seed_everything(self.context.seed, epoch)
+        seed_everything(self.context.seed, epoch)
         train_loss = self._pass(epoch, module, optimizer, batches, accelerator, bar, progress)
-        val_loss, metric = self._validate(module, accelerator.device)
+        with self.callback.finished_form(module):
+            val_loss, metric = self._validate(module, accelerator.device)
+            if self.callback.eligible():
+                progress.waited += 1
+                if self._is_best(progress, metric, val_loss):
+                    progress.best_epoch, progress.best_metric, progress.best_loss = epoch, metric, val_loss
+                    progress.best = {name: tensor.clone() for name, tensor in tensors_of(module)}
+                    progress.waited = 0
         self.context.log("train_loss", train_loss, step=epoch)
         self.context.log("val_loss", val_loss, step=epoch)
         self.context.log(self.metric, metric, step=epoch)
         progress.epochs_done += 1
+        out_of_patience = 0 < self.plan.patience <= progress.waited
+        progress.finished = progress.epochs_done >= self.plan.epochs or out_of_patience
+        write_state(self.checkpoint, module, optimizer, self.callback, progress)
+
+    def _is_best(self, progress: Progress, metric: float, val_loss: float) -> bool:
         better = metric - progress.best_metric
         if not self.objective.greater_is_better:
             better = -better
-        if epoch == 0 or better > 0 or (better == 0 and val_loss < progress.best_loss):
-            progress.best_epoch, progress.best_metric, progress.best_loss = epoch, metric, val_loss
-            progress.best = {name: tensor.clone() for name, tensor in tensors_of(module)}
-        waited = epoch - progress.best_epoch
-        progress.finished = progress.epochs_done >= self.plan.epochs or 0 < self.plan.patience <= waited
-        write_state(self.checkpoint, module, optimizer, progress)
+        return progress.best_epoch < 0 or better > 0 or (better == 0 and val_loss < progress.best_loss)
 
     def _pass(
         self,
@@ -146,17 +157,20 @@ class Loop:
         module.train()
         steps, total = len(batches), 0.0
         seen, recent = 0, torch.zeros((), device=accelerator.device)
-        shown = {self.metric: progress.best_metric} if epoch else {}
+        shown = {self.metric: progress.best_metric} if progress.best_epoch >= 0 else {}
+        trained = [*module.parameters(), *self.callback.parameters()]
         for step, (inputs, targets) in enumerate(batches):
             self.context.check_cancelled()
             self._set_rate(optimizer, epoch * steps + step, self.plan.epochs * steps)
             optimizer.zero_grad()
-            loss = self.loss(module, _as_tuple(inputs), targets)
-            accelerator.backward(loss)
+            with self.callback.training_form(module):
+                loss = self.loss(module, _as_tuple(inputs), targets)
+                accelerator.backward(loss)
             if self.plan.clip_norm:
-                accelerator.clip_grad_norm_(module.parameters(), self.plan.clip_norm)
+                accelerator.clip_grad_norm_(trained, self.plan.clip_norm)
             optimizer.step()
             self._project(module)
+            self.callback.after_step(module, epoch * steps + step)
             recent += loss.detach()
             seen += 1
             if (step + 1) % _LOOK_EVERY == 0 or step + 1 == steps:
@@ -207,6 +221,7 @@ class Loop:
         groups = [
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": plan.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+            {"params": self.callback.parameters(), "weight_decay": 0.0, "of_callback": True},
         ]
         groups = [group for group in groups if group["params"]]
         if plan.optimizer is Optimizer.SGD:
@@ -217,7 +232,7 @@ class Loop:
     def _set_rate(self, optimizer: Any, step: int, steps: int) -> None:
         rate, momentum = rate_at(self.plan, step, steps)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * self.callback.rate_factor if "of_callback" in group else rate
             if self.plan.optimizer is Optimizer.SGD:
                 group["momentum"] = momentum
             else:
@@ -230,10 +245,11 @@ class Loop:
         return len(data)
 
     def _fingerprint(self, module: nn.Module) -> str:
-        """Digest what makes this training this one: the plan's own fields, seed, first weights."""
+        """Digest what makes this training this one: plan, callback, seed, first weights."""
         digest = hashlib.sha256()
         plan = [(f.name, str(getattr(self.plan, f.name))) for f in fields(TrainingPlan)]
-        digest.update(repr((plan, self.context.seed, self.context.device, torch.__version__)).encode())
+        circumstances = (self.callback.about(), self.context.seed, self.context.device, torch.__version__)
+        digest.update(repr((plan, *circumstances)).encode())
         for name, tensor in tensors_of(module):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
@@ -246,70 +262,6 @@ class Loop:
             f"{self.plan.epochs}, at a learning rate of {rate:.3g}; lower learning_rate (now "
             f"{self.plan.learning_rate:g}, try {self.plan.learning_rate / 10:g}) or set clip_norm (try 1.0)"
         )
-
-
-class _EpochOrder(Sampler[int]):
-    """A shuffled order that depends on the seed and the epoch alone."""
-
-    def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed, self.epoch = size, seed, 0
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(np.random.default_rng(_entropy(self.seed, self.epoch)).permutation(self.size).tolist())
-
-
-def _entropy(seed: int, epoch: int) -> list[int]:
-    return [seed & 0xFFFF_FFFF_FFFF_FFFF, epoch]
-
-
-def _seed_everything(seed: int, epoch: int) -> None:
-    """Seed dropout, and augmentation that draws from any of the usual generators."""
-    word = int(np.random.SeedSequence(_entropy(seed, epoch)).generate_state(1)[0])
-    torch.manual_seed(word)
-    np.random.seed(word)
-    random.seed(word)
-
-
-@contextmanager
-def _own_process_state(threads: int, device: str) -> Iterator[None]:
-    """Set threads and determinism, and put them and the random generators back afterwards.
-
-    Determinism is asked for on the CPU alone: elsewhere torch has no deterministic form of
-    some kernels, and would warn at each.
-    """
-    threads_before = torch.get_num_threads()
-    strict_before = torch.are_deterministic_algorithms_enabled()
-    warn_before = torch.is_deterministic_algorithms_warn_only_enabled()
-    numpy_before, python_before = np.random.get_state(), random.getstate()
-    forked = [torch.cuda.current_device()] if device == "cuda" and torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=forked):
-        try:
-            torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(device == "cpu", warn_only=True)
-            yield
-        finally:
-            torch.set_num_threads(threads_before)
-            torch.use_deterministic_algorithms(strict_before, warn_only=warn_before)
-            np.random.set_state(numpy_before)
-            random.setstate(python_before)
-
-
-@contextmanager
-def _own_accelerate_state() -> Iterator[None]:
-    """Give accelerate a fresh state, since it keeps the first device of a process for good."""
-    holders = (PartialState, AcceleratorState, GradientState)
-    before = [dict(holder._shared_state) for holder in holders]
-    for holder in holders:
-        holder._shared_state.clear()
-    try:
-        yield
-    finally:
-        for holder, state in zip(holders, before, strict=True):
-            holder._shared_state.clear()
-            holder._shared_state.update(state)
 
 
 def _as_tuple(inputs: Any) -> tuple[torch.Tensor, ...]:

@@ -57,7 +57,12 @@ class Schedule(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """How long, how fast and by what rule a module is trained."""
+    """How long, how fast and by what rule a module is trained.
+
+    ``schedule_start`` rewinds the learning rate: what follows a pruning replays the last part of
+    the schedule that the weights were first trained with, at the rates and for the epochs of that
+    part (Renda et al., "Comparing Rewinding and Fine-tuning in Neural Network Pruning", 2020).
+    """
 
     epochs: int = setting(20, "passes over the training split", unit="epochs", ge=1)
     batch_size: int = setting(64, "samples a step", unit="samples", ge=1)
@@ -157,7 +162,8 @@ def train(
 
     Raises:
         ConfigError: If a value of the plan is out of its range.
-        StageError: If the loss is not finite, nothing can be trained, or there is no data.
+        StageError: If the loss is not finite, nothing can be trained, there is no data, or no epoch
+            was one that the callback lets be the best.
         KeyboardInterrupt: If the user asked to stop.
     """
     problems = range_problems(plan)

@@ -7,16 +7,19 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+if TYPE_CHECKING:
+    from .callback import Callback
+
 __all__ = ["Progress", "read_state", "tensors_of", "write_state"]
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass
@@ -26,9 +29,10 @@ class Progress:
     Attributes:
         fingerprint: Of the plan and the weights that it began with.
         epochs_done: Finished epochs.
-        best_epoch: The best of them, counted from 0.
+        best_epoch: The best of those that may be, counted from 0; -1 before the first.
         best_metric: Its validation metric.
         best_loss: Its validation loss.
+        waited: How many epochs that may be the best came after it.
         finished: Whether the training is over, early or not.
         best: That epoch's tensors.
     """
@@ -38,6 +42,7 @@ class Progress:
     best_epoch: int = -1
     best_metric: float = 0.0
     best_loss: float = 0.0
+    waited: int = 0
     finished: bool = False
     best: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -48,10 +53,18 @@ def tensors_of(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from module.named_buffers()
 
 
-def write_state(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def write_state(
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    callback: Callback,
+    progress: Progress,
+) -> None:
     """Replace the checkpoint in one step: after a crash the old or the new one is there, whole."""
     tensors = {f"module.{name}": tensor for name, tensor in tensors_of(module)}
     tensors |= {f"best.{name}": tensor for name, tensor in progress.best.items()}
+    tensors |= {f"parameter.{index}": each for index, each in enumerate(callback.parameters())}
+    tensors |= {f"callback.{name}": tensor for name, tensor in callback.state().items()}
     numbers: dict[str, Any] = {}
     for index, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
@@ -72,9 +85,13 @@ def write_state(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer,
 
 
 def read_state(
-    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    callback: Callback,
+    fingerprint: str,
 ) -> Progress | str | None:
-    """Bring module and optimizer to where the checkpoint left them.
+    """Bring module, optimizer and callback to where the checkpoint left them.
 
     Nothing is changed unless the whole checkpoint fits.
 
@@ -91,7 +108,7 @@ def read_state(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         progress = Progress(**about["progress"])
         numbers = about["optimizer"]
-        return _restore(tensors, numbers, module, optimizer, progress)
+        return _restore(tensors, numbers, module, optimizer, callback, progress)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         return f"it can't be read ({error})"
 
@@ -106,23 +123,33 @@ def _restore(
     numbers: Mapping[str, Any],
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
+    callback: Callback,
     progress: Progress,
 ) -> Progress | str:
     own = dict(tensors_of(module))
-    for part in ("module", "best"):
-        found = {n.removeprefix(f"{part}."): t for n, t in tensors.items() if n.startswith(f"{part}.")}
-        if {n: (t.shape, t.dtype) for n, t in found.items()} != {
-            n: (t.shape, t.dtype) for n, t in own.items()
-        }:
-            return "its tensors are not the model's"
-        if part == "best":
-            progress.best = found
+    added = {str(index): each.detach() for index, each in enumerate(callback.parameters())}
+    progress.best = _part(tensors, "best")
+    fits = _same_shapes(_part(tensors, "module"), own) and _same_shapes(_part(tensors, "parameter"), added)
+    if not fits or (progress.best_epoch >= 0 and not _same_shapes(progress.best, own)):
+        return "its tensors are not the model's"
+    callback.restore(_part(tensors, "callback"))
     for name, tensor in own.items():
         tensor.copy_(tensors[f"module.{name}"])
+    for name, tensor in added.items():
+        tensor.copy_(tensors[f"parameter.{name}"])
     state: dict[int, dict[str, Any]] = {}
-    values = [(n, v) for n, v in tensors.items() if n.startswith("optimizer.")]
-    for key, value in [*values, *numbers.items()]:
-        _, index, name = key.split(".", 2)
+    for key, value in [*_part(tensors, "optimizer").items(), *numbers.items()]:
+        index, name = key.removeprefix("optimizer.").split(".", 1)
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return progress
+
+
+def _part(tensors: Mapping[str, torch.Tensor], part: str) -> dict[str, torch.Tensor]:
+    return {n.removeprefix(f"{part}."): t for n, t in tensors.items() if n.startswith(f"{part}.")}
+
+
+def _same_shapes(found: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> bool:
+    return {n: (t.shape, t.dtype) for n, t in found.items()} == {
+        n: (t.shape, t.dtype) for n, t in own.items()
+    }
