@@ -2,79 +2,178 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-__all__ = ["ChannelGroup", "Member", "Role", "Unit"]
+from hydrapress.errors import StageError
+from hydrapress.modeling import output_tensors
+
+from .heads import by_heads, find_attentions
+from .layers import prunable_layers, require_matches
+from .narrowing import keep_units, narrow_, silence_
+from .units import ChannelGroup, Member, Role, Unit
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from hydrapress.artifacts import TorchModel
+
+    from .dependencies import Coupling
+
+__all__ = ["ChannelGroup", "Member", "Role", "Unit", "find_groups", "keep_units"]
+
+_TOLERANCE = 1e-3
+"""Of the largest output: far above float32's rounding, far below what a wrong channel does."""
 
 
-class Unit(Enum):
-    """What is removed as one."""
+def find_groups(
+    model: TorchModel,
+    inputs: Sequence[torch.Tensor],
+    *,
+    skip: Sequence[str] = (),
+    also: Sequence[str] = (),
+    heads: bool = True,
+    hidden: bool = False,
+    warn: Callable[[str], None] | None = None,
+    where: str = "channel pruning",
+) -> tuple[ChannelGroup, ...]:
+    """Find the units of a model that can be removed one by one, each with all that belongs to it.
 
-    CHANNEL = "channel"
-    HEAD = "head"
+    torch-pruning's graph says what is coupled (Fang et al., 2023): the outputs of layers that are
+    added up, depthwise convolutions, norms, what reads them. Channels of grouped convolutions and
+    group norms go as one of each group, so that these stay equally wide; those of attention
+    projections as whole heads. That the model can do without a unit is not believed but tried: with
+    half of all units removed, it must compute what it computes when these are not read.
 
+    Args:
+        model: It is not changed.
+        inputs: A batch as the model takes it; at most two samples are used.
+        skip: Layers whose groups are left whole, by name or pattern.
+        also: Further patterns of the user's that must match a layer of a group, such as those of
+            ratios.
+        heads: Whether attention heads are among them.
+        hidden: Whether the residual stream of a transformer is, too: what passes through layer norms,
+            embeddings and bare parameters.
+        warn: Told which groups can't lose units and why.
+        where: Begins each message.
 
-class Role(Enum):
-    """What a parameter does with a group's channels."""
+    Returns:
+        The groups in the order of the model's layers, of two units at least. The model's outputs are
+        never among them.
 
-    OUTPUT = "output"
-    """It computes them: rows of a dense or convolution layer, and its bias."""
-    DEPTHWISE = "depthwise"
-    """A depthwise convolution's filters and bias, one for each channel that passes."""
-    NORM = "norm"
-    """Scale, shift and running statistics of a norm (and the slope of a PReLU)."""
-    INPUT = "input"
-    """It reads them: columns of a dense or convolution layer."""
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """What of one parameter or buffer belongs to a group's units.
-
-    Attributes:
-        layer: Path of the module that holds it.
-        parameter: Its name there: 'weight', 'bias', 'running_mean', ...
-        axis: Along which it is cut.
-        indices: ``(units, k)``, whole numbers; row ``i`` holds the positions along ``axis`` that go
-            with unit ``i``. More than one after a flatten (one for each pixel), and for heads.
-        role: What it does with the channels.
+    Raises:
+        StageError: If a pattern matches no layer, the model can't be traced, nothing is left, or the
+            model's forward fixes the number or the order of channels that ``skip`` does not name.
     """
+    from .dependencies import couplings
 
-    layer: str
-    parameter: str
-    axis: int
-    indices: np.ndarray
-    role: Role
+    module = model.module
+    attentions = find_attentions(module)
+    names = [*prunable_layers(module), *(each.name for each in attentions)]
+    require_matches([*also, *skip], names, where)
+    found: list[Coupling] = []
+    left: dict[str, str] = {}
+    for coupling in couplings(module, inputs, where=where):
+        group, why = coupling.group, coupling.obstacle
+        joined = by_heads(group, attentions) if not why else None
+        if isinstance(joined, ChannelGroup):
+            group = joined
+        if _matches(group, skip):
+            why = "it is skipped"
+        elif coupling.hidden and not hidden:
+            why = "it is the hidden size; hidden=true removes from it"
+        elif isinstance(joined, str):
+            why = joined
+        elif group.unit is Unit.HEAD and not heads:
+            why = "heads=false keeps it"
+        if not why:
+            found.append(replace(coupling, group=group))
+            continue
+        left[group.name] = why
+        if coupling.obstacle and warn and not coupling.obstacle.startswith(_OUTPUTS):
+            warn(f"the units of '{group.name}' stay: {coupling.obstacle}")
+    groups = tuple(each.group for each in found)
+    _require_groups(groups, left, also, where)
+    _try_removal(module, inputs, found, where)
+    return groups
 
-    @property
-    def path(self) -> str:
-        """The parameter's name in the whole module, such as 'conv1.weight'."""
-        return f"{self.layer}.{self.parameter}" if self.layer else self.parameter
+
+_OUTPUTS = "it gives the model's outputs"
 
 
-@dataclass(frozen=True, eq=False)
-class ChannelGroup:
-    """Units that can be removed one by one, each with all that belongs to it.
+def _matches(group: ChannelGroup, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in group.layers for pattern in patterns)
 
-    Attributes:
-        name: The first layer that gives the channels out, such as 'layer1.0.conv1'; of heads, the
-            attention module.
-        unit: What one unit is.
-        size: How many units there are now.
-        members: What of each parameter belongs to them: what computes them, their norms, what
-            reads them. One parameter may be a member of two groups, by its rows and its columns.
+
+def _require_groups(
+    groups: Sequence[ChannelGroup], left: dict[str, str], also: Sequence[str], where: str
+) -> None:
+    listed = "; ".join(f"'{name}': {why}" for name, why in list(left.items())[:5])
+    if not groups:
+        raise StageError(f"{where}: no channels of the model can be removed: {listed or 'it has no layers'}")
+    for pattern in also:
+        if not any(_matches(group, [pattern]) for group in groups):
+            raise StageError(
+                f"{where}: '{pattern}' matches no layer whose channels can be removed: "
+                f"{', '.join(group.name for group in groups[:10])} can. Of the others: {listed}"
+            )
+
+
+def _try_removal(
+    module: nn.Module, inputs: Sequence[torch.Tensor], found: Sequence[Coupling], where: str
+) -> None:
+    """Remove half of all units, and compare.
+
+    Raises:
+        StageError: With the groups that can't do without them, and how it shows.
     """
+    if not _difference(module, inputs, found):
+        return
+    # which one it is takes a run each, and is needed only now
+    wrong = {each.group.name: _difference(module, inputs, [each]) for each in found}
+    wrong = {name: why for name, why in wrong.items() if why}
+    if not wrong:
+        wrong = {each.group.name: _difference(module, inputs, found) for each in found}
+    names = ", ".join(f"'{name}'" for name in wrong)
+    raise StageError(
+        f"{where}: channels of {names} can't be removed: {next(iter(wrong.values()))}. Something in the "
+        "model's forward fixes their number or their order (a reshape, a split, a shuffle), which its "
+        f"graph does not show. Leave them whole: skip=[{', '.join(wrong)}]"
+    )
 
-    name: str
-    unit: Unit
-    size: int
-    members: tuple[Member, ...]
 
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Paths of the layers that compute the channels; patterns of the user's match any of them."""
-        outputs = (m.layer for m in self.members if m.role in (Role.OUTPUT, Role.DEPTHWISE))
-        return tuple(dict.fromkeys((self.name, *outputs)))
+def _difference(module: nn.Module, inputs: Sequence[torch.Tensor], found: Sequence[Coupling]) -> str:
+    """Say how a model without half of its units differs from one that does not read them."""
+    import torch
+
+    trial = copy.deepcopy(module).eval()
+    device = next((p.device for p in trial.parameters()), None)
+    batch = [each[:2] if device is None else each[:2].to(device) for each in inputs]
+    groups = [each.group for each in found]
+    order = np.random.default_rng(0)
+    kept = {group.name: order.permutation(group.size) % 2 == 0 for group in groups}
+    with torch.no_grad():
+        silence_(trial, groups, kept)
+        expected = output_tensors(trial(*batch))
+        try:
+            narrow_(trial, groups, kept)
+            outputs = output_tensors(trial(*batch))
+        except Exception as error:  # the model's own code meets widths it may not expect
+            return f"without half of them the model fails ({type(error).__name__}: {error})"
+    shapes = [tuple(each.shape) for each in outputs], [tuple(each.shape) for each in expected]
+    if shapes[0] != shapes[1]:
+        return f"without half of them the outputs have shapes {shapes[0]}, not {shapes[1]}"
+    if any(each.mixes for each in found):
+        return ""  # statistics over channels are others, rightly
+    for ours, theirs in zip(outputs, expected, strict=True):
+        largest = float(theirs.abs().max()) if theirs.numel() else 0.0
+        if not torch.allclose(ours, theirs, rtol=0, atol=_TOLERANCE * largest, equal_nan=True):
+            gap = float((ours - theirs).abs().max())
+            return f"without half of them an output changes by {gap:.3g} of {largest:.3g}"
+    return ""
