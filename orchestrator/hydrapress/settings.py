@@ -11,9 +11,19 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass
 from enum import Enum
+from functools import reduce
 from typing import Any, cast
 
-__all__ = ["REQUIRED", "Range", "Setting", "range_problems", "setting", "setting_like", "settings_of"]
+__all__ = [
+    "REQUIRED",
+    "Range",
+    "Setting",
+    "all_settings_of",
+    "range_problems",
+    "setting",
+    "setting_like",
+    "settings_of",
+]
 
 REQUIRED: Any = "???"
 """The default of a field that has none; OmegaConf reads it as 'must be given'."""
@@ -111,19 +121,40 @@ def settings_of(cls: type[Any]) -> Iterator[Setting]:
         yield Setting(field.name, text, unit, limits, _default(field), key, choices)
 
 
-def range_problems(instance: Any) -> list[str]:
-    """List what is out of range or not given among an instance's fields.
+def all_settings_of(cls: type[Any]) -> Iterator[Setting]:
+    """Describe every field that a user may set, those within a nested dataclass by their path.
+
+    A nested field's default is the one that it has here: ``training.epochs``.
+    """
+    for each in settings_of(cls):
+        if not dataclasses.is_dataclass(each.default):
+            yield each
+            continue
+        for inner in all_settings_of(type(each.default)):
+            default = reduce(getattr, inner.name.split("."), each.default)
+            yield dataclasses.replace(inner, name=f"{each.name}.{inner.name}", default=default)
+
+
+def range_problems(instance: Any, within: str = "") -> list[str]:
+    """List what is out of range or not given among an instance's fields, nested ones too.
+
+    Args:
+        instance: A dataclass's instance.
+        within: What the fields' names begin with, such as ``"training."``.
 
     Returns:
         One message a problem, with the field, the value got and the range.
     """
     problems = []
     for each in settings_of(type(instance)):
-        value = getattr(instance, each.name)
+        value, name = getattr(instance, each.name), f"{within}{each.name}"
         if isinstance(value, str) and value == REQUIRED:
-            problems.append(f"'{each.name}' must be given: {each.text}")
+            problems.append(f"'{name}' must be given: {each.text}")
             continue
-        for where, number in _numbers(each.name, value):
+        if dataclasses.is_dataclass(value):
+            problems += range_problems(value, f"{name}.")
+            continue
+        for where, number in _numbers(name, value):
             if number not in each.range:
                 unit = f" {each.unit}" if each.unit else ""
                 allowed = str(each.range).replace("x", where)

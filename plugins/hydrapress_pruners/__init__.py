@@ -10,7 +10,7 @@ __all__ = ["hydrapress_stages"]
 
 @hookimpl
 def hydrapress_stages() -> list[type[Stage]]:
-    """Offer magnitude pruning."""
-    from .stages import Magnitude
+    """Offer the stages of the family."""
+    from .stages import LotteryTicket, Magnitude, Movement
 
-    return [Magnitude]
+    return [LotteryTicket, Magnitude, Movement]

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from hydrapress.errors import ConfigError, near_names
 from hydrapress.plugins import StageSpec, installed_plugins
-from hydrapress.settings import Setting, settings_of
+from hydrapress.settings import Setting, all_settings_of
 from hydrapress.table import result_console
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _as_json(spec: StageSpec) -> dict[str, Any]:
                 "choices": list(each.choices),
                 "text": each.text,
             }
-            for each in settings_of(spec.cls)
+            for each in all_settings_of(spec.cls)
         ],
     }
 
@@ -77,7 +77,7 @@ def _print(spec: StageSpec, console: Console) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("field", "default", "unit", "allowed", "meaning"):
         table.add_column(column, overflow="fold")
-    for each in settings_of(spec.cls):
+    for each in all_settings_of(spec.cls):
         table.add_row(each.name, str(_plain(each.default)), each.unit, _allowed(each), each.text)
     console.print(table)
 

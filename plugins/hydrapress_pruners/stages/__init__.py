@@ -1,6 +1,8 @@
 """The pruners: every stage of the family, with fields, ranges and paper."""
 
-from .magnitude import Magnitude
+from .lottery_ticket import Control, LotteryTicket
+from .magnitude import Magnitude, PruningSchedule
+from .movement import Movement
 from .weights import Scope, WeightPruner
 
-__all__ = ["Magnitude", "Scope", "WeightPruner"]
+__all__ = ["Control", "LotteryTicket", "Magnitude", "Movement", "PruningSchedule", "Scope", "WeightPruner"]

@@ -1,0 +1,58 @@
+"""The stage ``pruner/movement``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hydrapress.artifacts import LayerRatios, TorchModel
+from hydrapress.context import Context
+from hydrapress.settings import setting_like
+from hydrapress.training import TrainingPlan
+from hydrapress_pruners.ramp import Ramp, ramp_problems
+
+from .weights import Scope, WeightPruner, log_sparsities
+
+__all__ = ["Movement"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Movement(TrainingPlan, Ramp, WeightPruner):
+    """Fine-tune a model and zero the weights that move towards zero meanwhile.
+
+    Which weights stay is learned beside them, by the gradient; a zeroed one may come back until
+    the training ends. Ranked layer by layer, since scores of different layers are hard to compare:
+    at a high sparsity ``scope=GLOBAL`` may empty a layer, which is refused. Made for a pretrained model on a new task, and for high sparsity, where the
+    size of a weight says little of its use. ``schedule`` and ``warmup`` speak of the learning rate,
+    the ramp's fields of the sparsity.
+    """
+
+    paper = "Sanh et al., Movement Pruning: Adaptive Sparsity by Fine-Tuning, 2020"
+    libraries = ("torch", "accelerate")
+
+    # scores are in the units of their layer's gradients: over all layers, whole layers may go
+    scope: Scope = setting_like(WeightPruner, "scope", Scope.LAYER)
+    learning_rate: float = setting_like(TrainingPlan, "learning_rate", 0.02)
+
+    def problems(self) -> list[str]:
+        """Refuse a ramp that does not rise."""
+        return ramp_problems(self, self.sparsity)
+
+    def run(
+        self, model: TorchModel, layer_ratios: LayerRatios | None = None, *, context: Context
+    ) -> TorchModel:
+        """Give the fine-tuned, pruned model, which promises its zeros.
+
+        ``ratios`` overrides what ``layer_ratios`` says of a layer.
+        """
+        from hydrapress_pruners.movement import prune_by_movement
+
+        pruned = prune_by_movement(
+            model,
+            self.selection(layer_ratios),
+            self,
+            self,
+            context=context,
+            where=f"stage '{context.stage_id}'",
+        )
+        log_sparsities(pruned, context)
+        return pruned
