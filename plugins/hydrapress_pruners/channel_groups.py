@@ -9,6 +9,8 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import nn
 
 from hydrapress.errors import StageError
 from hydrapress.modeling import output_tensors
@@ -19,17 +21,14 @@ from .narrowing import keep_units, narrow_, silence_
 from .units import ChannelGroup, Member, Role, Unit
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
     from hydrapress.artifacts import TorchModel
 
     from .dependencies import Coupling
 
 __all__ = ["ChannelGroup", "Member", "Role", "Unit", "find_groups", "keep_units"]
 
-_TOLERANCE = 1e-3
-"""Of the largest output: far above float32's rounding, far below what a wrong channel does."""
+_TOLERANCE = 1e-4
+"""Of the largest output: above float32's rounding, below what a wrong channel does."""
 
 
 def find_groups(
@@ -96,15 +95,16 @@ def find_groups(
             found.append(replace(coupling, group=group))
             continue
         left[group.name] = why
-        if coupling.obstacle and warn and not coupling.obstacle.startswith(_OUTPUTS):
-            warn(f"the units of '{group.name}' stay: {coupling.obstacle}")
+        unasked = coupling.outputs or (coupling.hidden and not hidden)
+        if warn and why == coupling.obstacle and not unasked:
+            warn(f"all channels of '{group.name}' stay: {why}")
+    if heads and warn:
+        for name in (n for n, each in module.named_modules() if isinstance(each, nn.MultiheadAttention)):
+            warn(f"the heads of '{name}' stay: a MultiheadAttention's width is that of its inputs")
     groups = tuple(each.group for each in found)
     _require_groups(groups, left, also, where)
     _try_removal(module, inputs, found, where)
     return groups
-
-
-_OUTPUTS = "it gives the model's outputs"
 
 
 def _matches(group: ChannelGroup, patterns: Sequence[str]) -> bool:
@@ -150,8 +150,6 @@ def _try_removal(
 
 def _difference(module: nn.Module, inputs: Sequence[torch.Tensor], found: Sequence[Coupling]) -> str:
     """Say how a model without half of its units differs from one that does not read them."""
-    import torch
-
     trial = copy.deepcopy(module).eval()
     device = next((p.device for p in trial.parameters()), None)
     batch = [each[:2] if device is None else each[:2].to(device) for each in inputs]
@@ -175,5 +173,5 @@ def _difference(module: nn.Module, inputs: Sequence[torch.Tensor], found: Sequen
         largest = float(theirs.abs().max()) if theirs.numel() else 0.0
         if not torch.allclose(ours, theirs, rtol=0, atol=_TOLERANCE * largest, equal_nan=True):
             gap = float((ours - theirs).abs().max())
-            return f"without half of them an output changes by {gap:.3g} of {largest:.3g}"
+            return f"without half of them an output differs by {gap:.3g} of {largest:.3g}"
     return ""

@@ -6,34 +6,24 @@ Fang et al., DepGraph: Towards Any Structural Pruning, 2023.
 from __future__ import annotations
 
 import copy
-import math
+import gc
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch_pruning as tp
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.modules.conv import _ConvNd
 
 from hydrapress.errors import StageError
 
-from .units import ChannelGroup, Member, Role, Unit
+from .coupled_layers import CoupledLayers, is_depthwise
+from .units import ChannelGroup, Role, Unit
 
 __all__ = ["Coupling", "couplings"]
-
-_TENSORS = {
-    _BatchNorm: ("weight", "bias", "running_mean", "running_var"),
-    _InstanceNorm: ("weight", "bias", "running_mean", "running_var"),
-    nn.GroupNorm: ("weight", "bias"),
-    nn.LayerNorm: ("weight", "bias"),
-    nn.PReLU: ("weight",),
-}
-"""What passes channels on, and what it holds for each of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +36,14 @@ class Coupling:
             stream of a transformer.
         mixes: Whether a norm computes statistics over several channels, so that removing one
             changes the others a little.
+        outputs: Whether they are the model's outputs.
         obstacle: Why no channel of it can be removed; empty if they can.
     """
 
     group: ChannelGroup
     hidden: bool
     mixes: bool
+    outputs: bool
     obstacle: str
 
 
@@ -70,18 +62,12 @@ def couplings(module: nn.Module, inputs: Sequence[torch.Tensor], *, where: str) 
     Raises:
         StageError: If the module can't be copied or run.
     """
-    return _Graph(module, inputs, where).couplings()
-
-
-@dataclass
-class _Parts:
-    """What is found of one coupling on the way."""
-
-    members: dict[tuple[str, str, int], Member] = field(default_factory=dict)
-    blocks: int = 1
-    hidden: bool = False
-    mixes: bool = False
-    obstacle: str = ""
+    graph = _Graph(module, inputs, where)
+    found = graph.couplings()
+    # the graph is full of cycles, and holds a copy of the model with all its activations
+    del graph
+    gc.collect()
+    return found
 
 
 class _Graph:
@@ -140,7 +126,7 @@ class _Graph:
         for layer, name in self._names.items():
             if not isinstance(layer, nn.Linear | _ConvNd) or layer not in self._graph.module2node:
                 continue
-            if _is_depthwise(layer):
+            if is_depthwise(layer):
                 continue  # it belongs to the channels that pass through it
             rest = sorted(set(range(_outputs(layer))) - claimed.get(name, set()))
             if not rest:
@@ -154,22 +140,24 @@ class _Graph:
         return found
 
     def _coupling(self, layer: nn.Module, name: str, roots: list[int]) -> Coupling:
-        parts = _Parts()
+        parts = CoupledLayers(self._graph.model, self._shared)
         unit_of = {root: unit for unit, root in enumerate(roots)}
         size = len(roots)
-        items = self._items(layer, roots)
-        if self._ties_itself(layer, roots):
-            unit_of, size = self._tied_units(layer, roots)
+        try:
+            items = self._items(layer, roots)
+            if self._ties_itself(layer, roots):
+                unit_of, size = self._tied_units(layer, roots)
+        except (LookupError, TypeError, AttributeError) as error:  # an operation that the graph misjudges
+            parts.refuse(f"its channels can't be followed ({type(error).__name__}: {error})")
+            items = []
         for target, reads, idxs, root_idxs in items:
             self._take(parts, target, reads, _by_unit(idxs, [unit_of[root] for root in root_idxs], size))
-        if parts.blocks > 1:
-            parts, size = self._one_of_each_block(parts, size)
-        members = tuple(parts.members.values())
-        if not parts.obstacle and size < 2:
-            parts.obstacle = "it has one unit only"
-        return Coupling(
-            ChannelGroup(name, Unit.CHANNEL, size, members), parts.hidden, parts.mixes, parts.obstacle
-        )
+        size = parts.join_blocks(size)
+        parts.require_inside()
+        if size < 2:
+            parts.refuse("its channels can only go all together")
+        group = ChannelGroup(name, Unit.CHANNEL, size, tuple(parts.members.values()))
+        return Coupling(group, parts.hidden, parts.mixes, parts.outputs, parts.obstacle)
 
     def _items(self, layer: nn.Module, roots: list[int]) -> list[tuple[Any, bool, list[int], list[int]]]:
         """Give what goes with the channels: a module, whether it reads them, positions, channels."""
@@ -201,113 +189,16 @@ class _Graph:
         order = {first: unit for unit, first in enumerate(sorted({top(root) for root in roots}))}
         return {root: order[top(root)] for root in roots}, len(order)
 
-    def _take(self, parts: _Parts, node: Any, reads: bool, indices: np.ndarray | None) -> None:
+    def _take(self, parts: CoupledLayers, node: Any, reads: bool, indices: np.ndarray | None) -> None:
         target = node.module
         if node.grad_fn in self._entries:
-            _refuse(parts, "its channels are joined with the model's inputs")
+            parts.refuse("its channels are joined with the model's inputs")
         elif isinstance(target, tp.ops._OutputOp):
-            _refuse(parts, "it gives the model's outputs")
+            parts.take_outputs()
         elif isinstance(target, nn.Parameter):
-            # a position embedding, a class token, a scale
-            parts.hidden = True
-            path = self._parameters[id(target)]
-            layer, _, name = path.rpartition(".")
-            self._add(parts, layer, (name,), int(node.pruning_dim) % target.dim(), indices, Role.NORM)
+            parts.take_parameter(self._parameters[id(target)], int(node.pruning_dim) % target.dim(), indices)
         elif isinstance(target, nn.Module) and target in self._names:
-            self._take_module(parts, target, self._names[target], reads, indices)
-
-    def _take_module(
-        self, parts: _Parts, layer: nn.Module, name: str, reads: bool, indices: np.ndarray | None
-    ) -> None:
-        if name in self._shared:
-            _refuse(parts, f"'{name}' shares a weight with another layer")
-        if isinstance(layer, _ConvNd):
-            self._take_convolution(parts, layer, name, reads, indices)
-        elif isinstance(layer, nn.Linear):
-            if reads:
-                self._add(parts, name, ("weight",), 1, indices, Role.INPUT)
-            else:
-                self._add(parts, name, ("weight", "bias"), 0, indices, Role.OUTPUT)
-        elif isinstance(layer, nn.Embedding):
-            parts.hidden = True
-            self._add(parts, name, ("weight",), 1, indices, Role.OUTPUT)
-        elif isinstance(layer, tuple(_TENSORS)):
-            self._take_norm(parts, layer, name, indices)
-        else:
-            _refuse(
-                parts, f"'{name}' is a {type(layer).__name__}, whose channels can't be removed one by one"
-            )
-
-    def _take_convolution(
-        self, parts: _Parts, layer: _ConvNd, name: str, reads: bool, indices: np.ndarray | None
-    ) -> None:
-        transposed = isinstance(layer, _ConvTransposeNd)
-        if _is_depthwise(layer):
-            self._add(parts, name, ("weight", "bias"), 0, indices, Role.DEPTHWISE)
-            return
-        if layer.groups > 1:
-            if transposed or layer.groups == layer.out_channels:
-                _refuse(parts, f"'{name}' is a {type(layer).__name__} with {layer.groups} groups")
-                return
-            parts.blocks = math.lcm(parts.blocks, layer.groups)
-        if reads:
-            self._add(parts, name, ("weight",), 0 if transposed else 1, indices, Role.INPUT)
-            return
-        self._add(parts, name, ("weight",), 1 if transposed else 0, indices, Role.OUTPUT)
-        self._add(parts, name, ("bias",), 0, indices, Role.OUTPUT)
-
-    def _take_norm(self, parts: _Parts, layer: nn.Module, name: str, indices: np.ndarray | None) -> None:
-        if isinstance(layer, nn.PReLU) and layer.num_parameters == 1:
-            return  # one slope for all channels
-        if isinstance(layer, nn.GroupNorm):
-            parts.mixes = True
-            parts.blocks = math.lcm(parts.blocks, layer.num_groups)
-        if isinstance(layer, nn.LayerNorm):
-            parts.mixes = parts.hidden = True
-            if len(layer.normalized_shape) > 1:
-                _refuse(parts, f"'{name}' normalizes over more than the channels")
-        names = next(names for kind, names in _TENSORS.items() if isinstance(layer, kind))
-        held = tuple(each for each in names if getattr(layer, each) is not None)
-        if not held and isinstance(layer, nn.LayerNorm | _InstanceNorm):
-            _refuse(parts, f"'{name}' holds no values to cut, only a width")
-        self._add(parts, name, held, 0, indices, Role.NORM)
-
-    def _add(
-        self,
-        parts: _Parts,
-        layer: str,
-        names: Sequence[str],
-        axis: int,
-        indices: np.ndarray | None,
-        role: Role,
-    ) -> None:
-        if indices is None:
-            _refuse(parts, f"its channels come unevenly to '{layer}', as after a split")
-            return
-        holder = self._graph.model.get_submodule(layer)
-        for name in names:
-            if getattr(holder, name) is not None:
-                parts.members[layer, name, axis] = Member(layer, name, axis, indices, role)
-
-    def _one_of_each_block(self, parts: _Parts, size: int) -> tuple[_Parts, int]:
-        """Make units of one channel of each block, so that blocks stay equally wide."""
-        if size % parts.blocks:
-            _refuse(parts, f"{size} channels can't be shared out over {parts.blocks} blocks")
-            return parts, size
-        units = size // parts.blocks
-        for key, member in parts.members.items():
-            rows = member.indices.reshape(parts.blocks, units, -1).transpose(1, 0, 2).reshape(units, -1)
-            layer = self._graph.model.get_submodule(member.layer)
-            if isinstance(layer, _ConvNd | nn.GroupNorm) and _groups(layer) > 1:
-                if not np.array_equal(member.indices, np.arange(size)[:, None]):
-                    _refuse(parts, f"'{member.layer}' splits channels that come from several layers")
-                if member.role is Role.INPUT:
-                    width = layer.weight.shape[1]
-                    rows = np.stack([np.unique(row % width) for row in rows])
-            parts.members[key] = Member(
-                member.layer, member.parameter, member.axis, np.sort(rows, axis=1), member.role
-            )
-        return parts, units
+            parts.take(target, self._names[target], reads, indices)
 
 
 def _by_unit(idxs: list[int], units: list[int], size: int) -> np.ndarray | None:
@@ -316,18 +207,6 @@ def _by_unit(idxs: list[int], units: list[int], size: int) -> np.ndarray | None:
         return None
     order = np.lexsort((idxs, units))
     return np.asarray(idxs, dtype=np.int64)[order].reshape(size, -1)
-
-
-def _refuse(parts: _Parts, why: str) -> None:
-    parts.obstacle = parts.obstacle or why
-
-
-def _is_depthwise(layer: nn.Module) -> bool:
-    return isinstance(layer, _ConvNd) and 1 < layer.groups == layer.out_channels == layer.in_channels
-
-
-def _groups(layer: _ConvNd | nn.GroupNorm) -> int:
-    return layer.groups if isinstance(layer, _ConvNd) else layer.num_groups
 
 
 def _outputs(layer: nn.Linear | _ConvNd) -> int:
