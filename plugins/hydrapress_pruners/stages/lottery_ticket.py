@@ -44,7 +44,7 @@ class LotteryTicket(TrainingPlan, Pruner):
     paper = "Frankle, Carbin, The Lottery Ticket Hypothesis, 2019"
     libraries = ("torch", "accelerate")
 
-    # noqa below: setting_like, like setting, gives a field and no value that instances would share
+    # RUF009 is told off where a value is no number: setting_like gives a field, which no instances share
     batch_size: int = setting_like(TrainingPlan, "batch_size", 60)
     optimizer: Optimizer = setting_like(TrainingPlan, "optimizer", Optimizer.ADAM)  # noqa: RUF009
     learning_rate: float = setting_like(TrainingPlan, "learning_rate", 1.2e-3)
