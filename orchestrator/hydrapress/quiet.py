@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import sys
 import tempfile
@@ -66,7 +67,8 @@ def quiet() -> Iterator[Muffled]:
 
     stdout is the result and stderr the progress display, so a converter's chatter belongs to
     neither. The file descriptors are redirected because half of it comes from C++. Not for
-    blocks that run beside other threads: these fall silent too.
+    blocks that run beside other threads: these fall silent too. The root logger is put back as
+    it was, since OpenVINO's converter sets it to errors alone.
 
     Yields:
         What was printed; its ``text`` is filled when the block ends, also by an error.
@@ -74,6 +76,8 @@ def quiet() -> Iterator[Muffled]:
     muffled = Muffled()
     printed = io.StringIO()
     doors = _Door("stdout", printed), _Door("stderr", printed)
+    root = logging.getLogger()
+    level, filters, handlers = root.level, list(root.filters), list(root.handlers)
     with tempfile.TemporaryFile() as sink:
         _flush()
         saved = os.dup(1), os.dup(2)
@@ -88,6 +92,8 @@ def quiet() -> Iterator[Muffled]:
                 warnings.simplefilter("ignore")
                 yield muffled
         finally:
+            root.setLevel(level)
+            root.filters[:], root.handlers[:] = filters, handlers
             _flush()
             for door, descriptor, copy in zip(doors, (1, 2), saved, strict=True):
                 os.dup2(copy, descriptor)

@@ -298,7 +298,8 @@ def ir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory)
     [
         ("float32", Precision.FLOAT32, 1e-5),
         ("from_onnx", Precision.FLOAT32, 1e-5),
-        ("float16", Precision.FLOAT16, 5e-3),
+        # processors differ in what they compute in float16 and what they only store in it
+        ("float16", Precision.FLOAT16, 2e-2),
         ("bfloat16", Precision.BFLOAT16, 5e-2),
         ("int8", Precision.INT8, 0.2),
     ],

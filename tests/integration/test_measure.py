@@ -410,7 +410,11 @@ def test_zeros_that_the_runtime_multiplies_all_the_same(context: Context, tmp_pa
     )
 
 
-def test_a_model_so_small_that_the_call_takes_most_of_the_time(context: Context, tmp_path: Path) -> None:
+def test_a_model_so_small_that_the_call_takes_most_of_the_time(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # what the share is depends on how busy the machine is; that it is found and told doesn't
+    monkeypatch.setattr("hydrapress.measure.reasons._LOW_SHARE", 2.0)
     models = {"dense": make_onnx(tmp_path, "dense"), "other": make_onnx(tmp_path, "other", seed=5)}
     _, other = measure(models, [OnnxRuntime()], UNMOVED, context=context)
     (reason,) = [reason for reason in other.reasons if "the call itself dominates" in reason]

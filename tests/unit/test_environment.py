@@ -124,8 +124,8 @@ def test_nothing_heavy_is_imported() -> None:
 
 def test_memory_above_the_beginning_is_seen() -> None:
     watch = MemoryWatch()
-    block = bytearray(50_000_000)
-    del block
+    with fresh_memory(50_000_000):
+        pass
     process, above = watch.peaks()
     assert process > above
     if Path("/proc/self/clear_refs").exists():

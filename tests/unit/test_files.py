@@ -407,6 +407,16 @@ def test_following_into_a_quantized_file_verifies_the_values() -> None:
 # --- quiet ------------------------------------------------------------------------------
 
 
+def test_a_quiet_block_leaves_the_root_logger_as_it_was() -> None:
+    root = logging.getLogger()
+    before = root.level, list(root.filters), list(root.handlers)
+    with quiet():
+        root.setLevel(logging.ERROR)
+        root.addFilter(lambda record: False)
+        root.addHandler(logging.NullHandler())
+    assert (root.level, root.filters, root.handlers) == before
+
+
 def test_quiet_keeps_prints_and_warnings_off_the_terminal(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
