@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,20 +16,21 @@ from hydrapress.measure import require_backend
 
 from .bounds import Bounds, allowed_widths, best_units, checked_scores
 from .budget import importance_lost, refusal
-from .costs import Cost, cost_model
-from .latency_model import Curve, LatencyModel, Stop, cheapest_way
+from .costs import Cost, CostModel, cost_model
+from .latency_model import Curve, LatencyModel, cheapest_way
 from .narrowing import keep_units
 from .trials import Trials
 
 if TYPE_CHECKING:
-    import torch
-
     from .units import ChannelGroup
 
 __all__ = ["LatencyTarget", "choose_units_for_latency"]
 
 _TOLERANCE = 0.03
-_CORRECTIONS = 8
+_REFINEMENTS = 2
+_BY_PREDICTION = 3
+# after predictions, halving: enough for a way of a thousand stops
+_CORRECTIONS = _BY_PREDICTION + 10
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class LatencyTarget:
         factor: How many times faster than the network that is narrowed, above 1.
         threads: Of the runtime.
         batch_size: Samples a call.
-        tried_widths: How many narrower widths of each group are tried, evenly spread over those
-            allowed, at least 1; each costs an export.
+        tried_widths: How many narrower widths of each group are tried at first, spread over those
+            allowed, at least 1; each costs an export. Where the target will be, more are.
         bounds: What limits single groups.
     """
 
@@ -50,7 +51,7 @@ class LatencyTarget:
     factor: float = 2.0
     threads: int = 1
     batch_size: int = 1
-    tried_widths: int = 3
+    tried_widths: int = 2
     bounds: Bounds = field(default_factory=Bounds)
 
 
@@ -70,8 +71,8 @@ def choose_units_for_latency(
     millisecond; widths that are no faster are not taken. Then networks on that way are timed, until
     one is as fast as asked for, at most 3 % slower. What was timed is kept in the scratch folder.
 
-    Logs ``gain_ms/<group>`` by width, and ``latency/predicted_speedup`` and
-    ``latency/measured_speedup`` by correction.
+    Logs ``gain_ms/<group>`` by width, ``latency/predicted_speedup`` and
+    ``latency/measured_speedup`` by correction, and ``latency/speedup`` of what was chosen.
 
     Args:
         model: What is to be narrowed; it stays as it is.
@@ -112,71 +113,80 @@ class _Search:
     trials: Trials
     context: Context
     where: str
+    gains: dict[str, dict[int, float]] = field(default_factory=dict)
+    baselines: list[float] = field(default_factory=list)
 
     def widths(self) -> dict[str, int]:
         """Try single groups, lay the way, and find the place on it that is fast enough."""
-        sample = self.context.task.sample_inputs(1)
-        latency = self._latency_model(sample)
-        lost = {name: importance_lost(found) for name, found in self.scores.items()}
-        way = cheapest_way(latency, lost, self.allowed)
-        return self._on_the_way(way, latency.baseline_ms)
-
-    def _latency_model(self, sample: Sequence[torch.Tensor]) -> LatencyModel:
-        whole = {group.name: group.size for group in self.groups}
-        trials = [
+        self.gains = {group.name: {group.size: 0.0} for group in self.groups}
+        macs = cost_model(self.model.module, self.groups, Cost.MACS, self.context.task.sample_inputs(1))
+        self._try(
             (group.name, width)
             for group in self.groups
             for width in _spread(self.allowed[group.name], group.size, self.target.tried_widths)
-        ]
-        tried: dict[str, list[tuple[int, float]]] = {name: [] for name in whole}
-        baselines = []
-        with self.context.progress(f"widths on {self.target.backend}", len(trials)) as bar:
-            for done, (name, width) in enumerate(trials, start=1):
-                speedup, baseline_ms = self._measured(whole | {name: width})
-                baselines.append(baseline_ms)
-                # in parts of the baseline beside it, since the machine may have become slower
-                tried[name].append((width, 1 - 1 / speedup))
-                bar.update(done, gain=1 - 1 / speedup)
-        baseline_ms = float(np.median(baselines)) if baselines else 1.0
-        curves = {}
-        for name, found in tried.items():
-            for width, gain in found:
-                self.context.log(f"gain_ms/{name}", gain * baseline_ms, width)
-            widths, gains = zip((whole[name], 0.0), *found, strict=True)
-            curves[name] = Curve(widths, tuple(gain * baseline_ms for gain in gains))
-        macs = cost_model(self.model.module, self.groups, Cost.MACS, sample)
-        return LatencyModel(baseline_ms, curves, macs)
+        )
+        way, untried = self._way(macs)
+        for _ in range(_REFINEMENTS):
+            # what lies between was guessed: a runtime's times go in stairs
+            self._try(untried)
+            way, untried = self._way(macs)
+        return self._on_the_way(way)
 
-    def _on_the_way(self, way: Sequence[Stop], baseline_ms: float) -> dict[str, int]:
-        """Time networks on the way, each where the last ones' error says, until one is right."""
-        predicted = [baseline_ms / max(stop.predicted_ms, _HAIR) for stop in way]
-        enough = self.target.factor * (1 - _TOLERANCE)
-        slow, fast = -1, len(way)  # the last known to be too slow, the first known to be fast enough
-        bias, best, chosen = 1.0, 0.0, None
-        with self.context.progress("measured on the way", _CORRECTIONS) as bar:
+    def _try(self, widths: Iterable[tuple[str, int]]) -> None:
+        """Narrow single groups, and note what a call takes less, in parts of the baseline's."""
+        todo = list(widths)
+        if not todo:
+            return
+        whole = {group.name: group.size for group in self.groups}
+        with self.context.progress(f"widths on {self.target.backend}", len(todo)) as bar:
+            for done, (name, width) in enumerate(todo, start=1):
+                speedup, baseline_ms = self._measured(whole | {name: width})
+                # not in ms: the machine may become slower on the way, the baseline with it
+                gain = 1 - 1 / speedup
+                self.gains[name][width] = gain
+                self.baselines.append(baseline_ms)
+                self.context.log(f"gain_ms/{name}", gain * baseline_ms, width)
+                bar.update(done, gain=gain)
+
+    def _way(self, macs: CostModel) -> tuple[list[_Place], list[tuple[str, int]]]:
+        """Lay the way by what is known; give it, and what was not tried of where it is fast enough."""
+        curves = {}
+        for name, found in self.gains.items():
+            widths = sorted(found, reverse=True)
+            curves[name] = Curve(tuple(widths), tuple(found[width] for width in widths))
+        lost = {name: importance_lost(found) for name, found in self.scores.items()}
+        stops = cheapest_way(LatencyModel(1.0, curves, macs), lost, self.allowed)
+        way = [_Place(stop.widths, 1 / max(stop.predicted_ms, _HAIR)) for stop in stops]
+        there = next((place for place in way if place.predicted >= self.target.factor), way[-1])
+        return way, [(n, width) for n, width in there.widths.items() if width not in self.gains[n]]
+
+    def _on_the_way(self, way: Sequence[_Place]) -> dict[str, int]:
+        """Time networks on the way, each where the last one's error says, until one is right."""
+        enough, ideal = self.target.factor * (1 - _TOLERANCE), self.target.factor * (1 + _TOLERANCE)
+        slow, fast = -1, len(way)  # the last that is known to be too slow, the first to be fast enough
+        bias, best, reached = 1.0, 0.0, 0.0
+        with self.context.progress(f"the whole on {self.target.backend}", _CORRECTIONS) as bar:
             for index in range(_CORRECTIONS):
-                wanted = next(
-                    (i for i, speedup in enumerate(predicted) if speedup * bias >= self.target.factor),
-                    len(way) - 1,
-                )
-                # within what is known, and never the same again
-                place = min(max(wanted, slow + 1), fast - 1)
-                measured, _ = self._measured(way[place].widths)
-                self.context.log("latency/predicted_speedup", predicted[place], index)
+                if index < _BY_PREDICTION:
+                    there = (i for i, place in enumerate(way) if place.predicted * bias >= self.target.factor)
+                    number = min(max(next(there, len(way) - 1), slow + 1), fast - 1)
+                else:
+                    number = (slow + fast) // 2
+                measured, _ = self._measured(way[number].widths)
+                self.context.log("latency/predicted_speedup", way[number].predicted, index)
                 self.context.log("latency/measured_speedup", measured, index)
                 bar.update(index + 1, speedup=measured)
-                best = max(best, measured)
+                best, bias = max(best, measured), measured / way[number].predicted
                 if measured < enough:
-                    slow = place
+                    slow = number
                 else:
-                    fast, chosen = place, way[place]
-                bias = measured / predicted[place]
-                near = enough <= measured <= self.target.factor * (1 + _TOLERANCE)
-                if near or fast - slow <= 1:
+                    fast, reached = number, measured
+                if enough <= measured <= ideal or fast - slow <= 1:
                     break
-        if chosen is None:
+        if fast == len(way):
             raise StageError(self._unreached(best))
-        return dict(chosen.widths)
+        self.context.log("latency/speedup", reached)
+        return dict(way[fast].widths)
 
     def _unreached(self, best: float) -> str:
         asked = f"{self.target.factor:g} times the speed on {self.target.backend}"
@@ -193,10 +203,16 @@ class _Search:
 _HAIR = 1e-9
 
 
+@dataclass(frozen=True)
+class _Place:
+    """A point on the way down, and how many times faster than the whole network it should be."""
+
+    widths: Mapping[str, int]
+    predicted: float
+
+
 def _spread(allowed: Sequence[int], size: int, count: int) -> list[int]:
-    """Pick narrower widths, evenly spread, the narrowest among them."""
+    """Pick narrower widths, spread over all; of each part the roundest, as runtimes like them."""
     narrower = [width for width in allowed if width < size]
-    if len(narrower) <= count:
-        return narrower
-    places = np.linspace(0, len(narrower), count + 1)[1:]
-    return [narrower[round(place) - 1] for place in places]
+    parts = [part for part in np.array_split(np.array(narrower, dtype=int), count) if part.size]
+    return [max(part.tolist(), key=lambda width: (width & -width, -width)) for part in parts]

@@ -154,7 +154,7 @@ def interleaved_ratio(
 
 def _block(call: Callable[[], object]) -> float:
     """Give the median nanoseconds of a call."""
-    taken = []
+    taken: list[int] = []
     start = time.perf_counter_ns()
     end = start
     while not taken or end - start < _BLOCK_NS:
