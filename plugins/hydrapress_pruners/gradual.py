@@ -64,7 +64,7 @@ def prune_gradually(
     return with_masks(trained, {name: mask.cpu().numpy() for name, mask in masks.masks.items()})
 
 
-def magnitudes(weights: Mapping[str, nn.Parameter]) -> dict[str, np.ndarray]:
+def magnitudes(weights: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
     """Give the absolute values of weights, by name."""
     return {name: weight.detach().abs().float().cpu().numpy() for name, weight in weights.items()}
 
@@ -89,7 +89,7 @@ class RampedMasks(Callback):
     ) -> None:
         self.selection, self.ramp, self.promised = selection, ramp, promised
         self.context, self.where = context, where
-        self.weights: dict[str, nn.Parameter] = {}
+        self.weights: dict[str, torch.Tensor] = {}
         self.masks: dict[str, torch.Tensor] = {}
         self.pruning = -1
         self.steps = 0

@@ -44,9 +44,9 @@ def prune_by_movement(
     a score ``S``, 0 at first. The forward pass takes ``W' = W * M``, ``M`` being 1 where ``S`` is
     among the highest; the backward pass goes straight through that choice, so that ``dL/dS =
     dL/dW' * W`` for every weight, while only those that stay are trained: ``dL/dW = dL/dW' * M``.
-    A score grows while its weight moves away from zero. A zeroed weight keeps its value and may
-    come back, until the training ends. Only the order of scores counts, so that they need no
-    learning rate of their own.
+    A score grows while its weight moves away from zero. A zeroed weight gets no gradient but is not
+    lost: it may come back until the training ends. Only the order of scores counts, so that they need
+    no learning rate of their own.
 
     Args:
         model: What to prune; it is not changed. Zeros that it promises stay promised.

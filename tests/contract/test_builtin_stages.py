@@ -25,7 +25,7 @@ from hydrapress.config import option, stage_from
 from hydrapress.errors import BackendError
 from hydrapress.keys import Scope, stage_key
 from hydrapress.plugins import StageSpec, installed_plugins
-from hydrapress.settings import REQUIRED, Range, Setting, settings_of
+from hydrapress.settings import REQUIRED, Range, Setting, all_settings_of, settings_of
 from hydrapress.stage import Evaluator, Kind, Stage
 
 HEAVY = ("torch", "onnx", "onnxruntime", "mlflow", "litert_torch", "ai_edge_litert", "ai_edge_quantizer")
@@ -57,6 +57,11 @@ def another_value(value: Any, hint: Any, limits: Range) -> Any:
         return next(type(value)(value + step) for step in steps if value + step in limits)
     if isinstance(value, str | Path):
         return type(value)(f"{value}x")
+    if dataclasses.is_dataclass(value):
+        each = next(settings_of(type(value)))
+        inner_hint = typing.get_type_hints(type(value))[each.name]
+        other = another_value(getattr(value, each.name), inner_hint, each.range)
+        return dataclasses.replace(value, **{each.name: other})  # type: ignore[type-var]  # an instance
     inner = typing.get_args(hint)
     if isinstance(value, list):
         return [*value, _element(inner[0], limits)]
@@ -117,6 +122,10 @@ def test_every_field_says_what_it_means_and_every_number_its_range(spec: StageSp
         assert each.name in hints
         if is_number(hints[each.name]) and (spec.name, each.name) not in UNBOUNDED:
             assert str(each.range), f"'{each.name}' has no range; give one, or a reason in UNBOUNDED"
+    for each in all_settings_of(spec.cls):
+        assert each.text, each.name
+        if isinstance(each.default, int | float) and not isinstance(each.default, bool):
+            assert str(each.range) or (spec.name, each.name) in UNBOUNDED, each.name
 
 
 def test_the_list_of_unbounded_numbers_is_not_stale() -> None:

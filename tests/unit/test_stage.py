@@ -12,7 +12,7 @@ from sample_stages import Bench, Distil, Prune, Schedule, Scope, Train
 from hydrapress.artifacts import Model, OnnxModel, TorchModel
 from hydrapress.context import Context
 from hydrapress.errors import ConfigError, PluginError
-from hydrapress.settings import Range, range_problems, setting, settings_of
+from hydrapress.settings import Range, all_settings_of, range_problems, setting, settings_of
 from hydrapress.stage import Pruner, missing_needs, ports_of, product_of, stage_name
 
 if TYPE_CHECKING:
@@ -77,6 +77,31 @@ def test_settings_carry_text_unit_and_choices() -> None:
     assert by_name["scope"].choices == ("GLOBAL", "LAYER")
     assert by_name["sparsity"].text == "fraction of weights set to zero"
     assert next(settings_of(Train)).unit == "epochs"
+
+
+def test_nested_settings_go_by_their_path() -> None:
+    @dataclass(frozen=True)
+    class Inner:
+        """What is within."""
+
+        size: int = setting(1, "its size", unit="bytes", ge=1)
+        deep: Scope = setting(Scope.GLOBAL, "its scope")
+
+    @dataclass(frozen=True)
+    class Outer:
+        """What is around."""
+
+        first: float = setting(0.5, "a number", ge=0)
+        inner: Inner = setting(Inner(size=3), "the inner one")
+
+    described = {each.name: each for each in all_settings_of(Outer)}
+    assert list(described) == ["first", "inner.size", "inner.deep"]
+    assert (described["inner.size"].default, described["inner.size"].unit) == (3, "bytes")
+    assert [each.name for each in settings_of(Outer)] == ["first", "inner"]
+    assert range_problems(Outer(first=-1.0, inner=Inner(size=0))) == [
+        "'first' is -1; it must satisfy 0 <= first (a number)",
+        "'inner.size' is 0 bytes; it must satisfy 1 <= inner.size (its size)",
+    ]
 
 
 def test_mutable_defaults_are_not_shared() -> None:

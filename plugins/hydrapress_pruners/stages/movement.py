@@ -20,17 +20,17 @@ class Movement(TrainingPlan, Ramp, WeightPruner):
     """Fine-tune a model and zero the weights that move towards zero meanwhile.
 
     Which weights stay is learned beside them, by the gradient; a zeroed one may come back until
-    the training ends. Ranked layer by layer, since scores of different layers are hard to compare:
-    at a high sparsity ``scope=GLOBAL`` may empty a layer, which is refused. Made for a pretrained model on a new task, and for high sparsity, where the
-    size of a weight says little of its use. ``schedule`` and ``warmup`` speak of the learning rate,
-    the ramp's fields of the sparsity.
+    the training ends. Made for a pretrained model on a new task, and for high sparsity, where the
+    size of a weight says little of its use. Weights are ranked layer by layer, since scores of
+    different layers are hard to compare: at high sparsity ``scope=GLOBAL`` may empty a layer, which
+    is refused. ``schedule`` and ``warmup`` speak of the learning rate, the ramp's fields of the
+    sparsity.
     """
 
     paper = "Sanh et al., Movement Pruning: Adaptive Sparsity by Fine-Tuning, 2020"
     libraries = ("torch", "accelerate")
 
-    # scores are in the units of their layer's gradients: over all layers, whole layers may go
-    scope: Scope = setting_like(WeightPruner, "scope", Scope.LAYER)
+    scope: Scope = setting_like(WeightPruner, "scope", Scope.LAYER)  # noqa: RUF009  # it makes a field
     learning_rate: float = setting_like(TrainingPlan, "learning_rate", 0.02)
 
     def problems(self) -> list[str]:
