@@ -11,6 +11,6 @@ __all__ = ["hydrapress_stages"]
 @hookimpl
 def hydrapress_stages() -> list[type[Stage]]:
     """Offer the stages of the family."""
-    from .stages import LotteryTicket, Magnitude, Movement
+    from .stages import Grasp, LotteryTicket, Magnitude, Movement, Snip
 
-    return [LotteryTicket, Magnitude, Movement]
+    return [Grasp, LotteryTicket, Magnitude, Movement, Snip]
