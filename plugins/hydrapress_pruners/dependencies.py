@@ -6,7 +6,6 @@ Fang et al., DepGraph: Towards Any Structural Pruning, 2023.
 from __future__ import annotations
 
 import copy
-import gc
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,11 +62,10 @@ def couplings(module: nn.Module, inputs: Sequence[torch.Tensor], *, where: str) 
         StageError: If the module can't be copied or run.
     """
     graph = _Graph(module, inputs, where)
-    found = graph.couplings()
-    # the graph is full of cycles, and holds a copy of the model with all its activations
-    del graph
-    gc.collect()
-    return found
+    try:
+        return graph.couplings()
+    finally:
+        graph.release()
 
 
 class _Graph:
@@ -138,6 +136,14 @@ class _Graph:
             claimed.setdefault(name, set()).update(rest)
             found.append(coupling)
         return found
+
+    def release(self) -> None:
+        """Let go of the copy at once: with its activations it hangs in cycles, which live on for long."""
+        for node in self._graph.module2node.values():
+            node.dependencies.clear()
+            node.inputs.clear()
+            node.outputs.clear()
+        self._graph.module2node.clear()
 
     def _coupling(self, layer: nn.Module, name: str, roots: list[int]) -> Coupling:
         parts = CoupledLayers(self._graph.model, self._shared)

@@ -163,7 +163,7 @@ def _set_sizes_(layer: nn.Module) -> None:
 
 
 def _cut_invariant(invariant: Invariant, cuts: _Cuts) -> Invariant:
-    if isinstance(invariant, SparsityMask):
+    if type(invariant) is SparsityMask:
         masks = dict(invariant.masks)
         for path in masks.keys() & cuts.keys():
             for axis, stays in cuts[path].items():
