@@ -30,7 +30,7 @@ from .artifacts import (
     TorchModel,
 )
 from .errors import HydrapressError, PluginError, near_names
-from .invariants import Invariant, SparsityMask
+from .invariants import BlockSparsity, Invariant, SparsityMask
 from .stage import RESERVED, Port, Stage, ports_of, product_of, stage_name
 
 if TYPE_CHECKING:
@@ -192,7 +192,8 @@ class Plugins:
     def invariants(self) -> Mapping[str, type[Invariant]]:
         """Give all invariant classes by name."""
         offered = self._named("invariant", "hydrapress_invariants", lambda cls: str(cls.name))
-        return {SparsityMask.name: SparsityMask} | offered
+        core: dict[str, type[Invariant]] = {cls.name: cls for cls in (SparsityMask, BlockSparsity)}
+        return core | offered
 
     @cached_property
     def models(self) -> Mapping[str, str]:
