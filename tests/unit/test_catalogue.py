@@ -36,11 +36,11 @@ RUNNABLE = {
     "int8-minilm-trec6",
     "har-watch-1dcnn",
     "mlperf-tiny-resnet8",
+    "lottery-lenet300",
 }
 TO_COME = {
     "snip-lenet300": "pruner/snip",
     "snip-lenet5": "pruner/snip",
-    "lottery-lenet300": "pruner/lottery_ticket",
     "lowrank-lenet300": "factorizer/svd",
     "deep-compression-lenet300": "encoder/pack",
     "deep-compression-lenet5": "encoder/pack",
