@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from hydrapress.hookspecs import hookimpl
+from hydrapress.invariants import Invariant
 from hydrapress.stage import Stage
 
-__all__ = ["hydrapress_stages"]
+__all__ = ["hydrapress_invariants", "hydrapress_stages"]
 
 
 @hookimpl
 def hydrapress_stages() -> list[type[Stage]]:
     """Offer the stages of the family."""
-    from .stages import Grasp, LotteryTicket, Magnitude, Movement, Snip
+    from .stages import Channels, Grasp, LotteryTicket, Magnitude, Movement, Snip, SparseGPT, Wanda
 
-    return [Grasp, LotteryTicket, Magnitude, Movement, Snip]
+    return [Channels, Grasp, LotteryTicket, Magnitude, Movement, Snip, SparseGPT, Wanda]
+
+
+@hookimpl
+def hydrapress_invariants() -> list[type[Invariant]]:
+    """Offer the promise that narrowed layers stay narrow."""
+    from .width_promise import Widths
+
+    return [Widths]

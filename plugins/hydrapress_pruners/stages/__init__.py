@@ -1,5 +1,7 @@
 """The pruners: every stage of the family, with fields, ranges and paper."""
 
+from .calibrated import Calibrated, CalibratedPruner, SparseGPT, Wanda
+from .channels import Channels, ChannelScope, Target
 from .initial import Grasp, InitialPruner, Snip
 from .lottery_ticket import Control, LotteryTicket
 from .magnitude import Magnitude, PruningSchedule
@@ -7,6 +9,10 @@ from .movement import Movement
 from .weights import Scope, WeightPruner
 
 __all__ = [
+    "Calibrated",
+    "CalibratedPruner",
+    "ChannelScope",
+    "Channels",
     "Control",
     "Grasp",
     "InitialPruner",
@@ -16,5 +22,8 @@ __all__ = [
     "PruningSchedule",
     "Scope",
     "Snip",
+    "SparseGPT",
+    "Target",
+    "Wanda",
     "WeightPruner",
 ]
