@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+from .errors import StageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from .task import Task
 
 __all__ = ["Bar", "Context", "Services"]
+
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class Bar(Protocol):
@@ -59,6 +64,9 @@ class Services(ABC):
     def measured(self, stage_id: str, row: Row) -> None:
         """Announce a measurement."""
 
+    def figure(self, stage_id: str, name: str, png: bytes) -> None:  # noqa: B027  # it is no part of a result
+        """Keep a figure, and announce it; where nobody keeps figures it is dropped."""
+
     @abstractmethod
     def cancelled(self) -> bool:
         """Tell whether the user asked to stop."""
@@ -92,6 +100,32 @@ class Context:
     def log(self, name: str, value: float, step: int = 0) -> None:
         """Log a value, such as a loss by epoch; trackers receive it."""
         self.services.log(self.stage_id, name, value, step)
+
+    def figure(self, name: str, png: bytes) -> None:
+        """Hand over a figure, such as curves of what was tried; trackers receive it.
+
+        It lies in the job's output folder as ``figures/<stage>/<name>.png``; one of the same name
+        takes its place. Like a logged value it belongs to the run that computes the stage: a result
+        that comes from the store brings none.
+
+        Args:
+            name: Letters, digits, ``-`` and ``_``.
+            png: The picture as a PNG file's bytes.
+
+        Raises:
+            StageError: If the name has other characters, or the bytes are no PNG.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            raise StageError(
+                f"stage '{self.stage_id}': a figure can't be called {name!r}; use letters, digits, '-' and "
+                "'_', without '.png'"
+            )
+        if not png.startswith(_PNG):
+            raise StageError(
+                f"stage '{self.stage_id}': the figure '{name}' is no PNG: it begins with {png[:8]!r}; save "
+                "it with format='png'"
+            )
+        self.services.figure(self.stage_id, name, png)
 
     def warn(self, text: str) -> None:
         """Tell the user something that they should know, without stopping."""

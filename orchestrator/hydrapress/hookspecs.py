@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .backend import Backend
     from .invariants import Invariant
     from .moments import (
+        Figure,
         Measurement,
         Metric,
         RecordMade,
@@ -151,6 +152,11 @@ def hydrapress_stage_failed(event: StageFailed) -> None:
 @hookspec
 def hydrapress_metric_logged(event: Metric) -> None:
     """Told for every value that a stage logs, such as a loss by epoch."""
+
+
+@hookspec
+def hydrapress_figure_drawn(event: Figure) -> None:
+    """Told for every figure that a stage draws while it runs; not told for a stage taken from the store."""
 
 
 @hookspec

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DataInfo",
+    "Figure",
     "Measurement",
     "Metric",
     "RecordMade",
@@ -168,6 +169,16 @@ class Metric:
     name: str
     value: float
     step: int
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that a stage drew; ``path`` is its PNG file in the job's output folder."""
+
+    run: RunInfo
+    stage_id: str
+    name: str
+    path: Path
 
 
 @dataclass(frozen=True)

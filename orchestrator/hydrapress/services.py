@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from .context import Bar, Context, Services
 from .errors import PluginError
-from .moments import Measurement, Metric, RunInfo
+from .moments import Figure, Measurement, Metric, RunInfo
 from .stage import Kind
+from .whole_file import write_whole
 
 if TYPE_CHECKING:
     from .artifacts import Model
@@ -49,6 +50,17 @@ class RunnerServices(Services):
     def warn(self, stage_id: str, text: str) -> None:
         """Show a warning and put it in the job's log."""
         self._display.warn(stage_id, text)
+
+    def figure(self, stage_id: str, name: str, png: bytes) -> None:
+        """Put a figure in the job's folder, and tell listeners; a full disk is no reason to fail."""
+        path = self._run.folder / "figures" / stage_id / f"{name}.png"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, png)
+        except OSError as error:
+            self.warn(stage_id, f"the figure '{name}' was not kept: {error}")
+            return
+        self._plugins.tell("hydrapress_figure_drawn", Figure(self._run, stage_id, name, path))
 
     def bar(self, stage_id: str, label: str, total: int) -> Bar:
         """Open a progress bar on stderr."""

@@ -14,6 +14,7 @@ from .target import how_to_open
 
 if TYPE_CHECKING:
     from hydrapress.moments import (
+        Figure,
         Measurement,
         Metric,
         RecordMade,
@@ -99,6 +100,12 @@ def hydrapress_stage_failed(event: StageFailed) -> None:
 def hydrapress_metric_logged(event: Metric) -> None:
     """Keep the value until its stage ends, or for some seconds."""
     _tracker().metric_logged(event)
+
+
+@hookimpl
+def hydrapress_figure_drawn(event: Figure) -> None:
+    """Add the figure to the stage's run."""
+    _tracker().figure_drawn(event)
 
 
 @hookimpl

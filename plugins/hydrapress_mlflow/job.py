@@ -20,6 +20,7 @@ from .makers import data_parts, error_tag, kept_files, now_ms, points_of, sweep_
 from .operations import (
     CreateRun,
     LogBatch,
+    LogFile,
     LogInputs,
     LogModel,
     LogText,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from hydrapress.graph import Graph, Node
     from hydrapress.moments import (
         DataInfo,
+        Figure,
         Measurement,
         Metric,
         RunFailed,
@@ -178,6 +180,11 @@ class Job:
         self._curves_since = time.monotonic()
         if run := self._open.get(event.stage_id):
             self._stream.send(LogBatch(run, self._take_curve(event.stage_id)))
+
+    def figure_drawn(self, event: Figure) -> None:
+        """Add a figure to its stage's run, beside its curves."""
+        run = self._open.get(event.stage_id, self._id)
+        self._stream.send(LogFile(run, str(event.path.absolute())))
 
     def measurement_taken(self, event: Measurement) -> None:
         """Record a measurement as a run of its own."""

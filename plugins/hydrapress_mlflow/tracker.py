@@ -19,6 +19,7 @@ from .text import fits
 
 if TYPE_CHECKING:
     from hydrapress.moments import (
+        Figure,
         Measurement,
         Metric,
         RecordMade,
@@ -112,6 +113,11 @@ class Tracker:
         """Keep a value of a curve."""
         if job := self._jobs.get(event.run.run_id):
             job.metric_logged(event)
+
+    def figure_drawn(self, event: Figure) -> None:
+        """Keep a figure."""
+        if job := self._jobs.get(event.run.run_id):
+            job.figure_drawn(event)
 
     def measurement_taken(self, event: Measurement) -> None:
         """Record a measurement."""

@@ -27,6 +27,7 @@ from hydrapress.errors import StageError
 from hydrapress.graph import Graph, Node
 from hydrapress.moments import (
     DataInfo,
+    Figure,
     Measurement,
     Metric,
     RecordMade,
@@ -141,6 +142,10 @@ class Bed:
         nodes = GRAPH.nodes
         self.tell(RunStarted(run, GRAPH, DATA, "accuracy"), StageStarted(run, nodes["train"], KEYS["train"]))
         self.tell(*[Metric(run, "train", "loss", 1 / (step + 1), step) for step in range(3)])
+        curves = run.folder / "figures" / "curves.png"
+        curves.parent.mkdir(exist_ok=True)
+        curves.write_bytes(PNG)
+        self.tell(Figure(run, "train", "curves", curves))
         self.tell(self.stage(run, "train"), self.stage(run, "onnx", cached=True))
         self.tell(StageStarted(run, nodes["bench"], KEYS["bench"]))
         self.tell(
@@ -171,6 +176,7 @@ HOOKS = {
     StageFinished: "hydrapress_stage_finished",
     StageFailed: "hydrapress_stage_failed",
     Metric: "hydrapress_metric_logged",
+    Figure: "hydrapress_figure_drawn",
     Measurement: "hydrapress_measurement_taken",
     RecordMade: "hydrapress_record_made",
 }
@@ -295,6 +301,13 @@ def test_stages_and_measurements_carry_params_metrics_and_tags(bed: Bed) -> None
     assert measured.tags["hydrapress.verdict"] == "faster"
     failed = runs[FAILED].data
     assert failed.tags["hydrapress.error"] == "takes no OnnxModel"
+
+
+def test_a_stage_carries_what_it_drew(bed: Bed) -> None:
+    bed.whole_job(bed.run())
+    client = client_of(bed)
+    stage = runs_of(client)["train"].info.run_id
+    assert Path(client.download_artifacts(stage, "curves.png")).read_bytes() == PNG
 
 
 def test_the_job_carries_config_graph_report_log_and_data(bed: Bed) -> None:

@@ -23,6 +23,7 @@ class RecordingServices(Services):
     def __init__(self, stop_after: int | None = None) -> None:
         self.logged: list[tuple[str, float, int]] = []
         self.warnings: list[str] = []
+        self.figures: dict[str, bytes] = {}
         self.updates: list[tuple[int, dict[str, float]]] = []
         self.total = 0
         self.checks_left = stop_after
@@ -32,6 +33,9 @@ class RecordingServices(Services):
 
     def warn(self, stage_id: str, text: str) -> None:
         self.warnings.append(text)
+
+    def figure(self, stage_id: str, name: str, png: bytes) -> None:
+        self.figures[name] = png
 
     def bar(self, stage_id: str, label: str, total: int) -> Any:
         self.total = total

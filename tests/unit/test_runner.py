@@ -16,7 +16,7 @@ from hydrapress.errors import PluginError, StageError
 from hydrapress.hookspecs import hookimpl
 from hydrapress.invariants import SparsityMask
 from hydrapress.job import run_job
-from hydrapress.moments import Metric, StageFinished
+from hydrapress.moments import Figure, Metric, StageFinished
 from hydrapress.plugins import Package, installed_plugins
 from hydrapress.runner import Result
 from hydrapress.settings import setting
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Work = Callable[[TorchModel, Context], Artifact]
 WORK: dict[str, Work] = {}
 CALLS: list[str] = []
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,7 @@ class Plugin:
 
     def __init__(self) -> None:
         self.metrics: list[Metric] = []
+        self.figures: list[Figure] = []
         self.finished: list[StageFinished] = []
 
     @hookimpl
@@ -93,6 +95,10 @@ class Plugin:
     @hookimpl
     def hydrapress_metric_logged(self, event: Metric) -> None:
         self.metrics.append(event)
+
+    @hookimpl
+    def hydrapress_figure_drawn(self, event: Figure) -> None:
+        self.figures.append(event)
 
     @hookimpl
     def hydrapress_stage_finished(self, event: StageFinished) -> None:
@@ -179,6 +185,48 @@ def test_a_measurement_is_taken_anew_unless_asked_to_reuse(plugin: Plugin) -> No
     run(*clock, "bench.reuse=true")
     assert CALLS == ["fresh", "clock", "clock"]
     assert [(m.stage_id, m.name, m.value, m.step) for m in plugin.metrics] == [("clock", "ticks", 3.0, 7)] * 2
+
+
+def test_a_figure_lies_in_the_jobs_folder_and_is_drawn_only_when_computed(plugin: Plugin) -> None:
+    def draw(model: TorchModel, context: Context) -> TorchModel:
+        context.figure("curves", PNG + b"old")
+        context.figure("curves", PNG)
+        return model
+
+    run(*acting("drawn", draw))
+    path = Path("job/figures/drawn/curves.png")
+    assert [(f.stage_id, f.name, f.path) for f in plugin.figures] == [("drawn", "curves", path)] * 2
+    assert path.read_bytes() == PNG
+    run(*acting("drawn", draw))
+    assert len(plugin.figures) == 2
+
+
+def test_a_figure_that_can_not_be_kept_does_not_fail_its_stage(
+    plugin: Plugin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def draw(model: TorchModel, context: Context) -> TorchModel:
+        Path("job/figures").write_text("in the way")
+        context.figure("curves", PNG)
+        return model
+
+    run(*acting("drawn", draw))
+    assert plugin.figures == []
+    assert "the figure 'curves' was not kept" in capsys.readouterr().err
+
+
+def test_a_figure_needs_a_plain_name_and_a_png(plugin: Plugin) -> None:
+    def escape(model: TorchModel, context: Context) -> TorchModel:
+        context.figure("../curves", PNG)
+        return model
+
+    def scribble(model: TorchModel, context: Context) -> TorchModel:
+        context.figure("curves", b"<svg/>")
+        return model
+
+    with pytest.raises(StageError, match=r"stage 'escape': a figure can't be called '\.\./curves'; use"):
+        run(*acting("escape", escape))
+    with pytest.raises(StageError, match=r"the figure 'curves' is no PNG: it begins with b'<svg/>'"):
+        run(*acting("scribble", scribble))
 
 
 def test_a_broken_promise_fails_the_stage_that_broke_it(plugin: Plugin) -> None:
