@@ -59,7 +59,7 @@ def draw(study: dict[str, object], path: Path) -> None:
         "control, not pruned", (first_kept, middle), xytext=(2, 3), textcoords="offset points", fontsize=9
     )
     axes.annotate(
-        f"{margin:g} points below",
+        f"{margin:g} point{'' if margin == 1 else 's'} below",
         (first_kept, middle - margin),
         xytext=(2, -11),
         textcoords="offset points",
