@@ -26,7 +26,7 @@ LABELS = {
 TICKS = (1.0, 0.513, 0.211, 0.135, 0.07, 0.036, 0.019, 0.012)
 PAPER = {
     0.211: ("fresh weights\nlose 0.5 points", "right"),
-    0.135: ("the peak,\n0.3 points above", "left"),
+    0.135: ("the peak,\n+0.3 points", "left"),
     0.036: ("as good as\nthe whole net", "right"),
 }
 """What the paper says of its nets, by the weights left, and on which side of the mark it stands."""

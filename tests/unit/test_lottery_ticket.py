@@ -278,6 +278,19 @@ def test_the_stage_and_its_controls_are_equally_sparse(tmp_path: Path) -> None:
     assert services[Control.TICKET].values("sparsity/1") == [0.75]
 
 
+def test_a_control_that_would_empty_a_layer_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    stage = LotteryTicket(epochs=1, rounds=2, last_rate=0.6, control=Control.REINIT)
+    # a layer of 320 weights, of which 2 are promised to stay: round 1 leaves 1, and round 2 none
+    kept = np.arange(320).reshape(10, 32) < 2
+    services = RecordingServices()
+    with pytest.raises(StageError, match="layer '5' would have no weight left in round 2 of 2"):
+        stage.run(
+            small_model().with_invariant(SparsityMask({"5.weight": kept})),
+            context=context_of(tmp_path, services=services),
+        )
+    assert services.logged == []
+
+
 def test_the_stage_begins_with_a_given_net(tmp_path: Path) -> None:
     given = small_model(seed=7)
     stage = LotteryTicket(epochs=1, rounds=1, learning_rate=1e-12)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from hydrapress.artifacts import TorchModel
@@ -78,21 +79,21 @@ class LotteryTicket(TrainingPlan, Pruner):
         ladder = Ladder(self.rounds, self.rate, self.last_rate, self.rates, self.skip, self.rewind_step)
         start = model or context.task.new_model()
         if self.control is Control.TICKET:
-            rung = self._climb(start, ladder, context)
+            rung = self._climb(start, ladder, self.rounds, context)
         else:
             rung = self._control(start, ladder, context)
             _log(rung, context, "control")
         log_sparsities(rung.model, context)
         return rung.model
 
-    def _climb(self, start: TorchModel, ladder: Ladder, context: Context) -> Rung:
-        """Go up to the last rung."""
+    def _climb(self, start: TorchModel, ladder: Ladder, rounds: int, context: Context) -> Rung:
+        """Go up the ladder by so many rounds, logging each."""
         from hydrapress_pruners.lottery_ticket import climb
 
         rungs: Iterator[Rung] = climb(start, ladder, self, context=context)
         rung = next(rungs)
         _log(rung, context, "ladder")
-        for rung in rungs:
+        for rung in islice(rungs, rounds):
             _log(rung, context, "ladder")
         return rung
 
@@ -109,7 +110,7 @@ class LotteryTicket(TrainingPlan, Pruner):
         where = f"stage '{context.stage_id}'"
         rates = layer_rates(start.module, ladder, where=where)
         fresh = reinitialized(start, context) if self.control is Control.REINIT else None
-        below = self._climb(start, replace(ladder, rounds=ladder.rounds - 1), context)
+        below = self._climb(start, ladder, self.rounds - 1, context)
         masks = next_masks(below, rates, where=where)
         if fresh is None:
             masks = redrawn(masks, start, context)
