@@ -185,7 +185,7 @@ def _calibration_batches(context: Context, batches: int, batch_size: int, where:
     found: list[Batch] = []
     for inputs, targets in itertools.islice(loader, batches):
         every = inputs if isinstance(inputs, list | tuple) else (inputs,)
-        found.append((tuple(every), targets))
+        found.append((tuple(each.to(context.device) for each in every), targets.to(context.device)))
     if not found:
         raise StageError(f"{where}: the calibration split is empty; give it samples")
     return found
