@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from .units import ChannelGroup
 
-__all__ = ["Budget", "choose_units", "importance_lost", "refusal"]
+__all__ = ["Budget", "choose_units", "importance_lost", "price", "refusal"]
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,9 @@ def choose_units(
     """Choose the units that stay, so that the cost falls by the budget's factor.
 
     Over all groups, the units that go next are those that lose the least importance for what they
-    save, as a group's part of its whole importance by the part of the cost; uniformly, they are
-    those of lowest score in each group. Either way they go in steps of ``round_to``, so that
-    rounding is no afterthought, and what the last step saves too much is given back to the groups
-    that need it most: no single step could be put back without missing the factor.
+    save (see ``price``); uniformly, they are those of lowest score in each group. Either way they go
+    in steps of ``round_to``, so that rounding is no afterthought, and what the last step saves too
+    much is given back to the groups that need it most.
 
     Args:
         module: What is to be narrowed; it stays as it is.
@@ -96,17 +96,36 @@ def choose_units(
 
 
 def importance_lost(scores: np.ndarray) -> np.ndarray:
-    """Give the part of a group's importance that is lost at each width.
+    """Give the importance that is lost at each width.
+
+    It is not put in relation to the group's: that of a residual stream, which many layers read,
+    counts for more than that of a layer inside a block.
 
     Args:
         scores: ``(size,)``, at least 0; they need not be in order.
 
     Returns:
-        ``(size + 1,)``, 0..1; element ``w`` is what is lost when the ``w`` best units stay.
+        ``(size + 1,)``; element ``w`` is what is lost when the ``w`` best units stay.
     """
-    # units that all score 0 are alike, and each is a part of the group nonetheless
-    ranked = np.sort(scores) if scores.any() else np.ones_like(scores)
-    return np.concatenate([[0.0], np.cumsum(ranked / ranked.sum())])[::-1]
+    return np.concatenate([[0.0], np.cumsum(np.sort(scores))])[::-1]
+
+
+def price(lost: float, units: int, saved: float) -> float:
+    """Rank a step that takes some units of a group: lower goes first.
+
+    Importance per unit would take most from where units are cheap; importance for what is saved,
+    which were right if scores were losses, trusts them too far: it empties groups. It is the
+    geometric mean of both, which kept the most accuracy (see ``choose_units``).
+
+    Args:
+        lost: Importance that the step loses.
+        units: How many it takes.
+        saved: By how much it lowers the cost.
+
+    Returns:
+        Infinity if it saves nothing.
+    """
+    return lost / math.sqrt(units * saved) if saved > 0 else math.inf
 
 
 def refusal(where: str, asked: str, reached: float, groups: Sequence[ChannelGroup], bounds: Bounds) -> str:
@@ -163,7 +182,8 @@ class _Choice:
             if at[name] + 1 < len(self.widths[name]):
                 narrow = self.widths[name][at[name] + 1]
                 saved = self.model.saved(now, name, narrow)
-                heapq.heappush(waiting, (self._price(name, now[name], narrow, saved), order[name], name))
+                listed = price(self._loss(name, now[name], narrow), now[name] - narrow, saved)
+                heapq.heappush(waiting, (listed, order[name], name))
 
         for name in self.widths:
             wait(name)
@@ -172,9 +192,9 @@ class _Choice:
             narrow = self.widths[name][at[name] + 1]
             saved = self.model.saved(now, name, narrow)
             # a step saves less the narrower its neighbours are, so that prices only rise meanwhile
-            price = self._price(name, now[name], narrow, saved)
-            if price > listed:
-                heapq.heapreplace(waiting, (price, order[name], name))
+            present = price(self._loss(name, now[name], narrow), now[name] - narrow, saved)
+            if present > listed:
+                heapq.heapreplace(waiting, (present, order[name], name))
                 continue
             heapq.heappop(waiting)
             at[name], now[name], cost = at[name] + 1, narrow, cost - saved
@@ -232,9 +252,6 @@ class _Choice:
 
     def _loss(self, name: str, wide: int, narrow: int) -> float:
         return float(self._lost[name][narrow] - self._lost[name][wide])
-
-    def _price(self, name: str, wide: int, narrow: int, saved: float) -> float:
-        return self._loss(name, wide, narrow) / saved if saved > 0 else float("inf")
 
     def _chosen(self, at: Mapping[str, int]) -> dict[str, int]:
         return {name: allowed[at[name]] for name, allowed in self.widths.items()}

@@ -67,8 +67,8 @@ def choose_units_for_latency(
     """Choose the units that stay by what a runtime really gains (after NetAdapt, Yang et al., 2018).
 
     Each group is narrowed alone to a few widths, exported and timed on the runtime, in turns with
-    the whole network. From these gains a way down is laid that loses the least importance for each
-    millisecond; widths that are no faster are not taken. Then networks on that way are timed, until
+    the whole network. From these gains a way down is laid that loses the least importance for the
+    time it saves; widths that are no faster are not taken. Then networks on that way are timed, until
     one is as fast as asked for, at most 3 % slower. What was timed is kept in the scratch folder.
 
     Logs ``gain_ms/<group>`` by width, ``latency/predicted_speedup`` and
@@ -212,7 +212,7 @@ class _Place:
 
 
 def _spread(allowed: Sequence[int], size: int, count: int) -> list[int]:
-    """Pick narrower widths, spread over all; of each part the roundest, as runtimes like them."""
+    """Pick narrower widths: the narrowest, and of each part above it the roundest, as runtimes like them."""
     narrower = [width for width in allowed if width < size]
-    parts = [part for part in np.array_split(np.array(narrower, dtype=int), count) if part.size]
-    return [max(part.tolist(), key=lambda width: (width & -width, -width)) for part in parts]
+    parts = [part.tolist() for part in np.array_split(np.array(narrower, dtype=int), count) if part.size]
+    return [max(part, key=lambda width: (width & -width, -width)) for part in parts[:-1]] + narrower[-1:]

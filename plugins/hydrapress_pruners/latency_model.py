@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .budget import price
+
 if TYPE_CHECKING:
     from .costs import CostModel, Term
 
@@ -95,10 +97,10 @@ class Stop:
 def cheapest_way(
     model: LatencyModel, lost: Mapping[str, np.ndarray], allowed: Mapping[str, Sequence[int]]
 ) -> list[Stop]:
-    """Go down step by step, each that which loses the least importance for a millisecond saved.
+    """Go down step by step, each that which loses the least importance for what it saves.
 
-    A step goes to the next width that is allowed, or to one that was tried: where the next ones are
-    no faster, it goes on to the first that is.
+    Steps are ranked by ``budget.price``, with milliseconds for cost. One goes to the next width that
+    is allowed, or to one that was tried: where the next ones are no faster, to the first that is.
 
     Args:
         model: Predicts the latency.
@@ -117,8 +119,9 @@ def cheapest_way(
             then = Stop({**now.widths, name: narrow}, model.at({**now.widths, name: narrow}))
             saved = now.predicted_ms - then.predicted_ms
             if saved > _LEAST_GAIN * model.baseline_ms:
-                price = (lost[name][narrow] - lost[name][now.widths[name]]) / saved
-                steps.append((float(price), then))
+                wide = now.widths[name]
+                loss = float(lost[name][narrow] - lost[name][wide])
+                steps.append((price(loss, wide - narrow, saved), then))
         if not steps:
             return way
         way.append(min(steps, key=lambda step: step[0])[1])
