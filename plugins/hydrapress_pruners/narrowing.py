@@ -15,13 +15,13 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from hydrapress.artifacts import TorchModel
 from hydrapress.errors import StageError, near_names
-from hydrapress.invariants import Invariant, SparsityMask
+from hydrapress.invariants import BlockSparsity, Invariant, SparsityMask
 
 from .heads import set_heads_
 from .units import ChannelGroup, Role, Unit
 from .width_promise import Widths
 
-__all__ = ["keep_units", "narrow_", "silence_", "stored_elements"]
+__all__ = ["keep_units", "narrow_", "silence_"]
 
 _Cuts = dict[str, dict[int, np.ndarray]]
 """By parameter and axis, true where it stays."""
@@ -36,8 +36,9 @@ def keep_units(
 ) -> TorchModel:
     """Remove units from a copy of a model: weights, biases, norms and what reads them.
 
-    The masks of a ``SparsityMask`` are cut along with the weights. Every other promise must hold on
-    what is left: N:M blocks do so only where whole blocks of inputs go.
+    The masks of a ``SparsityMask`` and the patterns of ``BlockSparsity`` are cut along with the weights.
+    What the model promised must hold on what is left: N:M blocks do so where outputs go, and where
+    whole blocks of inputs do.
 
     Args:
         model: It is not changed.
@@ -58,12 +59,12 @@ def keep_units(
     cuts = narrow_(module, groups, kept)
     invariants = tuple(_cut_invariant(each, cuts) for each in model.invariants)
     for invariant in invariants:
-        state = invariant.check(module)
-        if not state.holds:
+        broken = _misfits(invariant) or invariant.check(module).broken
+        if broken:
             raise StageError(
                 f"{where}: the promise '{invariant.name}' of the model can't be kept when channels go: "
-                f"{'; '.join(state.broken[:3])}. Remove channels before the stage that promised it, or skip "
-                "these layers"
+                f"{'; '.join(broken[:3])}. Remove channels before the stage that promised it, or skip the "
+                "layers whose outputs these read"
             )
     return replace(model, module=module, invariants=invariants).with_invariant(
         Widths(_shapes(model, module, groups, cuts))
@@ -112,11 +113,6 @@ def silence_(module: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[st
             weight = module.get_parameter(path)
             for axis, stays in axes.items():
                 weight.index_fill_(axis, torch.from_numpy(np.flatnonzero(~stays)).to(weight.device), 0.0)
-
-
-def stored_elements(module: nn.Module) -> int:
-    """Count the elements of all parameters and buffers, each tensor once."""
-    return sum({id(each): each.numel() for each in (*module.parameters(), *module.buffers())}.values())
 
 
 def _cuts(module: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, np.ndarray]) -> _Cuts:
@@ -169,13 +165,32 @@ def _cut_invariant(invariant: Invariant, cuts: _Cuts) -> Invariant:
             for axis, stays in cuts[path].items():
                 masks[path] = np.compress(stays, masks[path], axis)
         return SparsityMask(masks)
+    if isinstance(invariant, BlockSparsity):
+        patterns = {
+            path: replace(pattern, shape=_cut_shape(pattern.shape, cuts.get(path, {})))
+            for path, pattern in invariant.patterns.items()
+        }
+        return BlockSparsity(patterns)
     if isinstance(invariant, Widths):
-        shapes = {path: list(shape) for path, shape in invariant.shapes.items()}
-        for path in shapes.keys() & cuts.keys():
-            for axis, stays in cuts[path].items():
-                shapes[path][axis] = int(np.count_nonzero(stays))
-        return Widths({path: tuple(shape) for path, shape in shapes.items()})
+        return Widths(
+            {path: _cut_shape(shape, cuts.get(path, {})) for path, shape in invariant.shapes.items()}
+        )
     return invariant
+
+
+def _cut_shape(shape: tuple[int, ...], axes: Mapping[int, np.ndarray]) -> tuple[int, ...]:
+    return tuple(int(np.count_nonzero(axes[i])) if i in axes else size for i, size in enumerate(shape))
+
+
+def _misfits(invariant: Invariant) -> tuple[str, ...]:
+    """Name the weights that no whole blocks are left of."""
+    if not isinstance(invariant, BlockSparsity):
+        return ()
+    return tuple(
+        f"'{path}' would read {pattern.shape[1]} inputs, which is no multiple of {pattern.m}"
+        for path, pattern in invariant.patterns.items()
+        if pattern.shape[1] % pattern.m
+    )
 
 
 def _shapes(

@@ -1,4 +1,4 @@
-"""Zeros that were promised are restored, counted and found again in files."""
+"""Zeros and patterns that were promised are restored, counted and found again in files."""
 
 from __future__ import annotations
 
@@ -8,11 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 from torch import nn
 
 from hydrapress.artifacts import TensorLocation
 from hydrapress.errors import ModelError
-from hydrapress.invariants import Kept, SparsityMask, StoredTensor, load_invariants, save_invariants
+from hydrapress.invariants import (
+    BlockSparsity,
+    Kept,
+    Pattern,
+    SparsityMask,
+    StoredTensor,
+    load_invariants,
+    save_invariants,
+)
+from hydrapress.plugins import installed_plugins
 
 KNOWN = {"sparsity": SparsityMask}
 KEEP = np.array([[True, False, False], [False, True, True]])
@@ -197,3 +207,121 @@ def test_a_missing_or_truncated_mask_is_named(keep: int | None, mask: SparsityMa
         path.write_bytes(content[:keep])
     with pytest.raises(ModelError, match=r"invariants.json: can't be read"):
         load_invariants(tmp_path, KNOWN)
+
+
+# --- blocks -----------------------------------------------------------------------------
+
+ROW = [[1.0, -4.0, 3.0, 2.0, 0.0, 0.0, 0.0, 5.0]]
+PROJECTED = [[0.0, -4.0, 3.0, 0.0, 0.0, 0.0, 0.0, 5.0]]
+
+
+def blocks_of(name: str, *shape: int, n: int = 2, m: int = 4) -> BlockSparsity:
+    return BlockSparsity({name: Pattern(n, m, shape)})
+
+
+def test_of_a_block_with_too_many_the_largest_stay_and_the_others_are_left() -> None:
+    layer = nn.Linear(8, 1)
+    layer.weight.data = torch.tensor(ROW)
+    blocks = blocks_of("weight", 1, 8)
+    broken = blocks.check(layer)
+    assert (broken.promised, broken.kept) == (2, 1)
+    assert str(broken) == (
+        "invariant/block_sparsity: kept 1 of 2: 'weight' has 1 blocks of 4 inputs with more than 2 nonzeros "
+        "(0.500 of its 2 blocks kept)"
+    )
+    for _ in range(2):  # once is enough
+        blocks.project_(layer)
+        assert layer.weight.tolist() == PROJECTED
+    assert blocks.check(layer) == Kept("block_sparsity", 2, 2)
+    assert layer.weight.requires_grad
+
+
+def test_of_equal_weights_in_a_block_the_last_stay() -> None:
+    layer = nn.Linear(4, 1)
+    layer.weight.data = torch.ones(1, 4)
+    blocks_of("weight", 1, 4).project_(layer)
+    assert layer.weight.tolist() == [[0.0, 0.0, 1.0, 1.0]]
+
+
+def test_blocks_of_a_convolution_lie_along_its_input_channels() -> None:
+    layer = nn.Conv2d(4, 1, (1, 2))
+    # over channels: 1 2 3 4 at the first position of the kernel, 8 0 0 7 at the second
+    layer.weight.data = torch.tensor([[[[1.0, 8.0]], [[2.0, 0.0]], [[3.0, 0.0]], [[4.0, 7.0]]]])
+    blocks = blocks_of("weight", 1, 4, 1, 2)
+    assert (blocks.check(layer).promised, blocks.check(layer).kept) == (2, 1)
+    blocks.project_(layer)
+    assert layer.weight.flatten(1).tolist() == [[0.0, 8.0, 0.0, 0.0, 3.0, 0.0, 4.0, 7.0]]
+
+
+def test_the_layout_is_that_of_torch_and_of_nvidias_asp() -> None:
+    """ASP brings a convolution to (h * w * out, in), a dense weight stays; groups are along the inputs."""
+    weight = torch.randn(6, 8, 3, 3)
+    layer = nn.Conv2d(8, 6, 3)
+    layer.weight.data = weight.clone()
+    blocks_of("weight", 6, 8, 3, 3).project_(layer)
+    groups = layer.weight.detach().permute(2, 3, 0, 1).reshape(-1, 4)
+    assert ((groups != 0).sum(1) == 2).all()
+    largest = weight.permute(2, 3, 0, 1).reshape(-1, 4).abs().topk(2, dim=1).values.sum()
+    assert torch.isclose(groups.abs().sum(), largest)
+
+
+@pytest.mark.parametrize("module", [nn.Linear(4, 1), nn.Linear(8, 2), nn.ReLU()])
+def test_a_covered_weight_that_is_gone_or_reshaped_keeps_no_block(module: nn.Module) -> None:
+    blocks = blocks_of("weight", 1, 8)
+    blocks.project_(module)
+    kept = blocks.check(module)
+    assert (kept.promised, kept.kept, kept.holds) == (2, 0, False)
+    assert kept.broken == ("'weight' is gone or has another shape",)
+
+
+def in_file(weight: np.ndarray, axes: tuple[int, ...], zero_point: int = 0) -> StoredTensor:
+    return StoredTensor(np.transpose(np.where(weight == 0, zero_point, weight), axes), zero_point)
+
+
+@pytest.mark.parametrize("zero_point", [0, -3])
+@pytest.mark.parametrize("axes", [(0, 1, 2, 3), (0, 2, 3, 1)], ids=["OIHW", "OHWI"])
+def test_blocks_are_found_in_a_file_in_any_order_of_axes(axes: tuple[int, ...], zero_point: int) -> None:
+    layer = nn.Conv2d(8, 6, (3, 2))
+    blocks = blocks_of("weight", 6, 8, 3, 2)
+    blocks.project_(layer)
+    weight = np.sign(layer.weight.detach().numpy()) * 100
+    location = {"weight": TensorLocation("w", axes)}
+    assert blocks.check_tensors({"w": in_file(weight, axes, zero_point)}, location).holds
+    weight[5, 4:, 2, 1] = 7
+    kept = blocks.check_tensors({"w": in_file(weight, axes, zero_point)}, location)
+    assert kept.kept == kept.promised - 1 == 71
+    assert kept.broken == (
+        "'weight' has 1 blocks of 4 inputs in the file with more than 2 nonzeros "
+        "(0.986 of its 72 blocks kept)",
+    )
+
+
+def test_blocks_of_a_transposed_constant_with_an_axis_of_length_one() -> None:
+    stored = StoredTensor(np.array(PROJECTED).T[None])
+    location = {"weight": TensorLocation("w", (1, 0))}
+    assert blocks_of("weight", 1, 8).check_tensors({"w": stored}, location).holds
+    dense = StoredTensor(np.ones((1, 8, 1)))
+    assert blocks_of("weight", 1, 8).check_tensors({"w": dense}, location).kept == 0
+
+
+def test_a_covered_weight_that_a_file_lacks_keeps_no_block() -> None:
+    kept = blocks_of("weight", 1, 8).check_tensors({}, {})
+    assert (kept.promised, kept.kept) == (2, 0)
+    assert kept.broken == ("'weight' can't be found in the file",)
+
+
+def test_patterns_come_back_from_a_folder(tmp_path: Path) -> None:
+    patterns = {"a.weight": Pattern(2, 4, (3, 8)), "b.weight": Pattern(1, 2, (3, 8, 3, 3))}
+    save_invariants((BlockSparsity(patterns), SparsityMask({"weight": KEEP})), tmp_path)
+    first, second = load_invariants(tmp_path, installed_plugins().invariants)
+    assert isinstance(first, BlockSparsity)
+    assert first.patterns == patterns
+    assert isinstance(second, SparsityMask)
+
+
+@pytest.mark.parametrize("array", [[4, 4, 3, 8], [0, 4, 3, 8], [2, 4, 8], [2, 4, 3, 6], [2], [2, 4]])
+def test_an_array_that_is_no_pattern_is_refused(array: list[int], tmp_path: Path) -> None:
+    save_invariants((blocks_of("weight", 3, 8),), tmp_path)
+    save_file({"weight": np.array(array)}, tmp_path / "invariant-block_sparsity.safetensors")
+    with pytest.raises(ModelError, match=r"invariants.json: can't be read"):
+        load_invariants(tmp_path, {"block_sparsity": BlockSparsity})

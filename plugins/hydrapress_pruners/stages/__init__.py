@@ -6,9 +6,12 @@ from .initial import Grasp, InitialPruner, Snip
 from .lottery_ticket import Control, LotteryTicket
 from .magnitude import Magnitude, PruningSchedule
 from .movement import Movement
+from .n_m import NM
+from .slim import Slim
 from .weights import Scope, WeightPruner
 
 __all__ = [
+    "NM",
     "Calibrated",
     "CalibratedPruner",
     "ChannelScope",
@@ -21,6 +24,7 @@ __all__ = [
     "Movement",
     "PruningSchedule",
     "Scope",
+    "Slim",
     "Snip",
     "SparseGPT",
     "Target",
