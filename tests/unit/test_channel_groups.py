@@ -17,7 +17,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from hydrapress.artifacts import TorchModel
 from hydrapress.errors import StageError
-from hydrapress.invariants import SparsityMask, StoredTensor
+from hydrapress.invariants import BlockSparsity, Pattern, SparsityMask, StoredTensor
 from hydrapress_pruners.channel_groups import ChannelGroup, Role, Unit, find_groups, keep_units
 from hydrapress_pruners.heads import find_attentions, set_heads_
 from hydrapress_pruners.selection import with_masks
@@ -503,6 +503,27 @@ def test_promises_that_can_not_be_cut_are_refused() -> None:
     assert keep_units(model, groups, chosen(groups, {"2": [0]})).invariants[0].name == "opaque"
     with pytest.raises(StageError, match="the promise 'opaque' of the model can't be kept when channels go"):
         keep_units(model, groups, chosen(groups, {"0": [0]}))
+
+
+def test_blocks_are_kept_where_whole_ones_go() -> None:
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
+    with torch.no_grad():
+        net[2].weight[:, ::2] = 0  # type: ignore[index,operator]
+    blocks = BlockSparsity({"2.weight": Pattern(2, 4, (4, 8))})
+    model = replace(model_of(net), invariants=(blocks,))
+    groups = find_groups(model, (WORDS,))
+    small = keep_units(model, groups, chosen(groups, {"0": [4, 5, 6, 7], "2": [1]}))
+    cut = small.invariants[0]
+    assert isinstance(cut, BlockSparsity)
+    assert cut.patterns == {"2.weight": Pattern(2, 4, (1, 4))}
+    with pytest.raises(
+        StageError, match=r"'block_sparsity' .*: '2.weight' would read 3 inputs, which is no mul"
+    ):
+        keep_units(model, groups, chosen(groups, {"0": [0, 1, 2]}))
+    with pytest.raises(
+        StageError, match=r"'block_sparsity' of the model can't be kept .* more than 2 nonzeros"
+    ):
+        keep_units(model, groups, chosen(groups, {"0": [1, 3, 5, 7]}))
 
 
 def test_widths_are_promised_over_several_removals() -> None:
