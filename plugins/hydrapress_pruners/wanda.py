@@ -112,19 +112,17 @@ def kept_by_row(scores: np.ndarray, layer: Layer, ratio: float, kept: np.ndarray
         scores: Shaped as the weight; one row an output.
         layer: Its weights' sizes decide between equal scores, such as those of an input that is
             always zero.
-        ratio: Of the whole layer's weights, ``round(ratio * size)`` go, spread evenly over the rows.
-        kept: What is false is zeroed already and stays so, even beyond the fraction.
+        ratio: Of the whole layer's weights, ``round(ratio * size)`` go, as evenly over the rows as can be.
+        kept: What is false is zeroed already, counts, and stays so, even beyond the fraction.
 
     Returns:
         True where the weight stays, shaped as the weight.
     """
     rows = scores.reshape(len(scores), -1).astype(np.float64)
     sizes = layer.weight.detach().abs().float().cpu().numpy().reshape(rows.shape)
-    counts = np.diff(_spread(round(ratio * rows.size), len(rows)), prepend=0)
-    if kept is not None:
-        gone = ~kept.reshape(rows.shape)
-        rows[gone] = -np.inf
-        counts = np.maximum(counts, gone.sum(axis=1))
+    gone = np.zeros(rows.shape, dtype=bool) if kept is None else ~kept.reshape(rows.shape)
+    rows[gone] = -np.inf
+    counts = _counts_by_row(round(ratio * rows.size), gone.sum(axis=1), rows.shape[1])
     order = np.lexsort((sizes, rows), axis=-1)
     ranks = np.empty_like(order)
     np.put_along_axis(ranks, order, np.arange(rows.shape[1])[np.newaxis], axis=-1)
@@ -132,6 +130,16 @@ def kept_by_row(scores: np.ndarray, layer: Layer, ratio: float, kept: np.ndarray
     return stays
 
 
-def _spread(total: int, rows: int) -> np.ndarray:
-    """Give how many have gone after each row, rounded to the nearest."""
-    return (2 * total * np.arange(1, rows + 1) + rows) // (2 * rows)
+def _counts_by_row(total: int, gone: np.ndarray, columns: int) -> np.ndarray:
+    """Spread so many over rows as evenly as can be, where some have gone from some rows already."""
+    total = max(total, int(gone.sum()))
+    level, above = 0, columns + 1
+    while above - level > 1:
+        middle = (level + above) // 2
+        level, above = (middle, above) if np.maximum(gone, middle).sum() <= total else (level, middle)
+    counts: np.ndarray = np.maximum(gone, level)
+    open_rows = np.flatnonzero(gone <= level)
+    rest = total - int(counts.sum())
+    # one more in rows at even distances
+    counts[open_rows[(2 * np.arange(rest) + 1) * len(open_rows) // max(2 * rest, 1)]] += 1
+    return counts

@@ -102,6 +102,16 @@ def test_what_was_promised_zero_stays_so() -> None:
         assert len(found.invariants) == 1
 
 
+def test_promised_zeros_count_and_the_layer_still_has_the_exact_count() -> None:
+    mask = np.ones((3, 4), dtype=bool)
+    mask[0, :3] = False
+    module = nn.Sequential(dense([[1.0, 2.0, 3.0, 4.0]] * 3))
+    model = model_of(module).with_invariant(SparsityMask({"0.weight": mask}))
+    for share, by_row in [(3 / 12, [3, 0, 0]), (5 / 12, [3, 1, 1]), (6 / 12, [3, 1, 2]), (9 / 12, [3, 3, 3])]:
+        found = prune_by_wanda(model, Selection(share, True), [(torch.ones(1, 4),)])
+        assert (found.module[0].weight == 0).sum(1).tolist() == by_row  # type: ignore[index]
+
+
 def test_a_pattern_keeps_n_of_every_m_by_score() -> None:
     module = nn.Sequential(dense([[1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0]]), nn.Linear(2, 3))
     samples = [(torch.tensor([[9.0, 1.0, 1.0, 1.0]]),)]
