@@ -55,7 +55,7 @@ class LotteryTicket(TrainingPlan, Pruner):
     weight_decay: float = setting_like(TrainingPlan, "weight_decay", 0.0)
     schedule: Schedule = setting_like(TrainingPlan, "schedule", Schedule.CONSTANT)  # noqa: RUF009
     warmup: float = setting_like(TrainingPlan, "warmup", 0.0)
-    rounds: int = setting(7, "how often it is pruned, each time followed by a training", unit="rounds", ge=1)
+    rounds: int = setting(7, "how often it is pruned, each time followed by a whole training", ge=1)
     rate: float = setting(0.2, "fraction of each layer's remaining weights that go in a round", ge=0, lt=1)
     last_rate: float = setting(0.1, "the same of the output layer", ge=0, lt=1)
     rates: dict[str, float] = setting(
