@@ -37,18 +37,23 @@ RUNNABLE = {
     "har-watch-1dcnn",
     "mlperf-tiny-resnet8",
     "lottery-lenet300",
+    "prune-lenet300-fashion",
+    "prune-lenet5-fashion",
+    "snip-lenet300",
+    "snip-lenet5",
+    "nm-lenet5",
+    "struct-lenet",
+    "channels-resnet20-fashion",
+    "channels-lite0-fashion",
+    "latency-resnet20-fashion",
+    "prune-minilm-trec6",
 }
 TO_COME = {
-    "snip-lenet300": "pruner/snip",
-    "snip-lenet5": "pruner/snip",
     "lowrank-lenet300": "factorizer/svd",
     "deep-compression-lenet300": "encoder/pack",
     "deep-compression-lenet5": "encoder/pack",
     "kd-mnist": "distiller/logits",
-    "struct-lenet": "pruner/channels",
-    "channels-resnet20-fashion": "pruner/channels",
     "distil-minilm-trec6": "distiller/logits",
-    "prune-minilm-trec6": "pruner/channels",
 }
 SOUND = f"""\
 # @package _global_
