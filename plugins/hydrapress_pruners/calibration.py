@@ -44,7 +44,7 @@ Inputs = tuple[torch.Tensor, ...]
 """A batch of samples, one tensor an input of the model."""
 
 Watch = Callable[[int], None]
-"""Hears, after each batch, of how many layers are done; it may raise to stop."""
+"""Hears, after each batch and at the end, of how many layers are done; it may raise to stop."""
 
 _BATCH = 16
 """Samples whose activations are held in memory at once."""
@@ -272,6 +272,8 @@ def _each_group_measured(
                 )
             yield name, sums.pop(name)
             done += 1
+    if watch:
+        watch(done)
 
 
 def _call_order(

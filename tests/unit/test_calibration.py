@@ -128,7 +128,7 @@ def test_layers_fed_by_one_tensor_share_passes_and_a_pass_ends_early() -> None:
     assert names == ["query", "key", "value", "out"]
     assert (net.runs, net.ends) == (1 + 2 + 2, 1)
     assert net.training
-    assert done == [0, 0, 3, 3]
+    assert done == [0, 0, 3, 3, 4]
 
 
 def test_a_layer_called_twice_sums_both_calls() -> None:

@@ -161,7 +161,7 @@ def test_the_stage(tmp_path: Path) -> None:
         torch.equal(a, b) for a, b in zip(first.module.parameters(), again.module.parameters(), strict=True)
     )
     assert services.values("sparsity/1") == [0.75]
-    assert services.updates[-1] == (1, {})
+    assert services.updates[-1] == (services.total, {}) == (2, {})
     assert torch.get_num_threads() == threads
     assert first.module.training == model.module.training
 
