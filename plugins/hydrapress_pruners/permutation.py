@@ -17,6 +17,7 @@ from hydrapress.invariants import SparsityMask
 from hydrapress.modeling import output_tensors
 
 from .heads import by_heads, find_attentions
+from .layers import parameter_of
 from .n_m import n_m_layers
 from .units import Role
 
@@ -199,7 +200,7 @@ def _columns(module: nn.Module, member: Member) -> torch.Tensor:
 
 
 def _total(module: nn.Module, layers: Collection[str], n: int, m: int) -> float:
-    return sum(kept_magnitude(module.get_submodule(name).weight, n, m) for name in layers)  # type: ignore[arg-type]
+    return sum(kept_magnitude(module.get_parameter(parameter_of(name)), n, m) for name in layers)
 
 
 def _reordered(model: TorchModel, group: ChannelGroup, order: np.ndarray) -> TorchModel:
@@ -242,7 +243,7 @@ def _equal(model: TorchModel, other: TorchModel, inputs: Sequence[torch.Tensor])
     )
 
 
-def _outputs(model: TorchModel, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def _outputs(model: TorchModel, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
     module = model.copy_module().eval()
     device = next(module.parameters()).device
     with torch.no_grad():
@@ -287,9 +288,8 @@ def _gains(
     """Give what the best split of each pair of stripes gains, and which it is."""
     # one array a place in the pair, since whole columns are compared at a time
     values = [columns[:, places] for places in both.unbind(1)]
-    sums = torch.stack(
-        [sum(_largest([values[at] for at in half], n) for half in (s[:m], s[m:])) for s in splits.tolist()]
-    )
+    ways = [([values[at] for at in s[:m]], [values[at] for at in s[m:]]) for s in splits.tolist()]
+    sums = torch.stack([_largest(first, n) + _largest(second, n) for first, second in ways])
     best, which = sums.max(dim=0)
     gains = best - sums[0]
     return torch.where(gains > _SMALLEST_GAIN * sums[0], gains, 0.0), which
