@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from hydrapress.errors import StageError
 from hydrapress.task import Split
 
+from .columns import Call, call_of
 from .layers import chosen_layers
 from .n_m import n_m_layers
 
@@ -27,17 +27,12 @@ if TYPE_CHECKING:
     from .selection import Selection
 
 __all__ = [
-    "Call",
     "Inputs",
     "Watch",
-    "as_columns",
     "calibratable_layers",
     "calibration_batches",
     "each_measured",
-    "from_columns",
-    "gram",
     "require_some",
-    "squared_norms",
 ]
 
 Inputs = tuple[torch.Tensor, ...]
@@ -48,91 +43,6 @@ Watch = Callable[[int], None]
 
 _BATCH = 16
 """Samples whose activations are held in memory at once."""
-
-_PATCHES = 2**20
-"""Numbers of unfolded patches that are held in memory at once, unless one sample has more."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """One use of a layer's weight.
-
-    Attributes:
-        input: ``(..., in_features)``, or ``(samples, in_channels, *size)``.
-        kernel: Its size by axis; empty for a dense layer.
-        stride: By axis.
-        dilation: By axis.
-        padding: Zeros before and behind, by axis.
-        groups: Of a convolution; 1 for a dense layer.
-    """
-
-    input: torch.Tensor
-    kernel: tuple[int, ...] = ()
-    stride: tuple[int, ...] = ()
-    dilation: tuple[int, ...] = ()
-    padding: tuple[tuple[int, int], ...] = ()
-    groups: int = 1
-
-    def patches(self, values: torch.Tensor) -> torch.Tensor:
-        """Give what each output position sees of ``values``, shaped as the input.
-
-        Returns:
-            ``(samples, groups, in / groups, *positions, *kernel)``.
-        """
-        if not self.kernel:
-            return values.reshape(-1, 1, values.shape[-1])
-        if values.dim() == len(self.kernel) + 1:
-            values = values.unsqueeze(0)
-        # the last axis comes first
-        values = functional.pad(values, [size for sides in reversed(self.padding) for size in sides])
-        for axis, size in enumerate(self.kernel):
-            window = self.dilation[axis] * (size - 1) + 1
-            values = values.unfold(2 + axis, window, self.stride[axis])[..., :: self.dilation[axis]]
-        return values.reshape(len(values), self.groups, -1, *values.shape[2:])
-
-
-def squared_norms(call: Call) -> torch.Tensor:
-    """Sum the squares of each column's inputs; shape ``(groups, columns)``, see ``as_columns``."""
-    squares = call.patches(call.input.float().square())
-    axes = len(call.kernel)
-    summed = squares.sum((0, *range(3, 3 + axes)), dtype=_widest(squares.device))
-    return summed.movedim(1, -1).flatten(1)
-
-
-def gram(call: Call) -> torch.Tensor:
-    """Sum the outer products of the columns' inputs; shape ``(groups, columns, columns)``."""
-    patches = call.patches(call.input.float())
-    axes = len(call.kernel)
-    # (groups, *kernel, in / groups, samples, *positions)
-    ordered = patches.permute(1, *range(3 + axes, 3 + 2 * axes), 2, 0, *range(3, 3 + axes))
-    samples, sample_axis = patches.shape[0], 2 + axes
-    chunk = max(1, _PATCHES * samples // max(patches.numel(), 1))
-    total: torch.Tensor | None = None
-    for part in torch.split(ordered, chunk, dim=sample_axis):
-        columns = part.flatten(sample_axis).flatten(1, -2)
-        product = (columns @ columns.mT).to(_widest(columns.device))
-        total = product if total is None else total + product
-    if total is None:
-        raise ValueError("there is no sample")
-    return total
-
-
-def as_columns(weight: torch.Tensor, groups: int = 1) -> torch.Tensor:
-    """Write a weight as matrices, ``(groups, out / groups, columns)``.
-
-    A convolution's columns are its kernel's positions, and within each the input channels of the
-    group: consecutive columns are consecutive channels, as patterns of N:M sparsity count them.
-
-    Args:
-        weight: ``(out_features, in_features)`` or ``(out_channels, in_channels / groups, *kernel)``.
-        groups: Of the convolution.
-    """
-    return weight.movedim(1, -1).reshape(groups, len(weight) // groups, -1)
-
-
-def from_columns(columns: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """Undo ``as_columns``, given the weight's shape."""
-    return columns.reshape(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
 
 
 def calibration_batches(context: Context, samples: int, *, where: str) -> list[Inputs]:
@@ -348,7 +258,7 @@ class _Calls(TorchFunctionMode):
             given = dict(zip(_NAMES, args, strict=False)) | named
             name = self.names.get(id(given["weight"]))
             if name is not None:
-                self.see(name, _call(given))
+                self.see(name, call_of(given))
                 if self.calls is not None:
                     self.calls -= 1
                     if self.calls == 0:
@@ -358,29 +268,3 @@ class _Calls(TorchFunctionMode):
 
 _FUNCTIONS = {functional.linear, functional.conv1d, functional.conv2d, functional.conv3d}
 _NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-
-
-def _call(given: Mapping[str, Any]) -> Call:
-    kernel = tuple(given["weight"].shape[2:])
-    axes = len(kernel)
-    if not axes:
-        return Call(given["input"])
-    dilation = _by_axis(given.get("dilation", 1), axes)
-    padding = given.get("padding", 0)
-    if padding == "same":
-        around = [dilation[axis] * (kernel[axis] - 1) for axis in range(axes)]
-        # an odd one more behind, as torch has it
-        sides = tuple((each // 2, each - each // 2) for each in around)
-    else:
-        sides = tuple((each, each) for each in _by_axis(0 if padding == "valid" else padding, axes))
-    stride = _by_axis(given.get("stride", 1), axes)
-    return Call(given["input"], kernel, stride, dilation, sides, given.get("groups", 1))
-
-
-def _by_axis(value: Any, axes: int) -> tuple[int, ...]:
-    given = tuple(value) if isinstance(value, list | tuple) else (value,)
-    return given * axes if len(given) == 1 else given
-
-
-def _widest(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64

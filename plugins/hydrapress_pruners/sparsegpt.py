@@ -10,16 +10,8 @@ import torch
 
 from hydrapress.errors import StageError
 
-from .calibration import (
-    Inputs,
-    Watch,
-    as_columns,
-    calibratable_layers,
-    each_measured,
-    from_columns,
-    gram,
-    require_some,
-)
+from .calibration import Inputs, Watch, calibratable_layers, each_measured, require_some
+from .columns import as_columns, from_columns, gram
 from .layers import parameter_of, ratio_of
 from .n_m import with_pattern
 from .selection import Selection, promised_masks, with_masks

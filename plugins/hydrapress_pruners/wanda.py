@@ -8,16 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .calibration import (
-    Inputs,
-    Watch,
-    as_columns,
-    calibratable_layers,
-    each_measured,
-    from_columns,
-    require_some,
-    squared_norms,
-)
+from .calibration import Inputs, Watch, calibratable_layers, each_measured, require_some
+from .columns import as_columns, from_columns, squared_norms
 from .layers import parameter_of, ratio_of
 from .n_m import n_m_masks, with_pattern
 from .selection import Selection, promised_masks, with_masks

@@ -9,14 +9,8 @@ import torch
 from torch import nn
 
 from hydrapress.errors import StageError
-from hydrapress_pruners.calibration import (
-    as_columns,
-    calibratable_layers,
-    each_measured,
-    from_columns,
-    gram,
-    squared_norms,
-)
+from hydrapress_pruners.calibration import calibratable_layers, each_measured
+from hydrapress_pruners.columns import as_columns, from_columns, gram, squared_norms
 from hydrapress_pruners.layers import Layer, prunable_layers
 from hydrapress_pruners.selection import Selection
 
