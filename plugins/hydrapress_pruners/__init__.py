@@ -12,9 +12,33 @@ __all__ = ["hydrapress_invariants", "hydrapress_stages"]
 @hookimpl
 def hydrapress_stages() -> list[type[Stage]]:
     """Offer the stages of the family."""
-    from .stages import NM, Channels, Grasp, LotteryTicket, Magnitude, Movement, Slim, Snip, SparseGPT, Wanda
+    from .stages import (
+        NM,
+        Channels,
+        Grasp,
+        LotteryTicket,
+        Magnitude,
+        Movement,
+        Sensitivity,
+        Slim,
+        Snip,
+        SparseGPT,
+        Wanda,
+    )
 
-    return [Channels, Grasp, NM, LotteryTicket, Magnitude, Movement, Slim, Snip, SparseGPT, Wanda]
+    return [
+        Channels,
+        Grasp,
+        NM,
+        LotteryTicket,
+        Magnitude,
+        Movement,
+        Sensitivity,
+        Slim,
+        Snip,
+        SparseGPT,
+        Wanda,
+    ]
 
 
 @hookimpl

@@ -8,6 +8,7 @@ members of a ``ChannelGroup``.
 from __future__ import annotations
 
 import copy
+import itertools
 import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -19,18 +20,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hydrapress.errors import StageError
 from hydrapress.modeling import output_tensors
+from hydrapress.task import Split
 
 from .criteria import Criterion
 from .units import ChannelGroup, Member, Role
 
 if TYPE_CHECKING:
     from hydrapress.artifacts import TorchModel
+    from hydrapress.context import Context
 
     from .gradients import Batch, BatchLoss
 
 __all__ = [
     "Criterion",
     "batch_norm_scales",
+    "calibration_samples",
     "channel_scores",
     "group_norms",
     "lamp_scores",
@@ -95,6 +99,27 @@ def channel_scores(
                 f"{where}: the {criterion.name} scores of '{name}' are not finite; train the model again"
             )
     return scores
+
+
+def calibration_samples(context: Context, batches: int, batch_size: int, *, where: str) -> list[Batch]:
+    """Read the first batches of the calibration split, with their targets.
+
+    Args:
+        context: Gives the data, and the device.
+        batches: How many; fewer where the split has fewer.
+        batch_size: Samples a batch.
+        where: Begins each message.
+
+    Raises:
+        StageError: If the split is empty.
+    """
+    found: list[Batch] = []
+    for inputs, targets in itertools.islice(context.task.loader(Split.CALIBRATION, batch_size), batches):
+        every = inputs if isinstance(inputs, list | tuple) else (inputs,)
+        found.append((tuple(each.to(context.device) for each in every), targets.to(context.device)))
+    if not found:
+        raise StageError(f"{where}: the calibration split is empty; give it samples")
+    return found
 
 
 def group_norms(module: nn.Module, group: ChannelGroup, power: int) -> np.ndarray:

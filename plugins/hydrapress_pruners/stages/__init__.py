@@ -7,6 +7,7 @@ from .lottery_ticket import Control, LotteryTicket
 from .magnitude import Magnitude, PruningSchedule
 from .movement import Movement
 from .n_m import NM
+from .sensitivity import Sensitivity, What
 from .slim import Slim
 from .weights import Scope, WeightPruner
 
@@ -24,10 +25,12 @@ __all__ = [
     "Movement",
     "PruningSchedule",
     "Scope",
+    "Sensitivity",
     "Slim",
     "Snip",
     "SparseGPT",
     "Target",
     "Wanda",
     "WeightPruner",
+    "What",
 ]
