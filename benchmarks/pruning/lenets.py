@@ -33,7 +33,6 @@ from hydrapress_registry.noninferiority import PairedLoss, paired_loss
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "lenets.json"
 IMAGES = HERE.parents[1] / "plugins" / "hydrapress_pruners" / "images"
-KEPT = (0.2, 0.08, 0.05, 0.03, 0.02, 0.01)
 ROUNDS = 3
 
 
@@ -47,20 +46,24 @@ class Budget:
         more: Epochs of what follows, for pruners and control alike; a multiple of the rounds.
         batch_size: Samples a step.
         seeds: As many as the time allows.
+        kept: Fractions of the weights that stay, chosen on the validation split.
+        data: Further words about the data, such as fewer images for a net that takes long.
     """
 
     first: int
     patience: int
     more: int
     batch_size: int
-    seeds: int = 5
+    seeds: int
+    kept: tuple[float, ...]
+    data: tuple[str, ...] = ()
 
 
 BUDGETS = {
-    ("lenet_300_100", "mnist_5k"): Budget(60, 20, 90, 64),
-    ("lenet_300_100", "fashion_mnist"): Budget(20, 8, 30, 128),
-    ("lenet5", "mnist_5k"): Budget(20, 8, 30, 64),
-    ("lenet5", "fashion_mnist"): Budget(8, 4, 12, 128, seeds=3),
+    ("lenet_300_100", "mnist_5k"): Budget(60, 20, 60, 64, 5, (0.08, 0.05, 0.03, 0.02, 0.01)),
+    ("lenet_300_100", "fashion_mnist"): Budget(15, 6, 15, 128, 5, (0.2, 0.08, 0.05, 0.03, 0.02)),
+    ("lenet5", "mnist_5k"): Budget(20, 8, 15, 64, 3, (0.05, 0.02, 0.01)),
+    ("lenet5", "fashion_mnist"): Budget(9, 4, 9, 128, 3, (0.08, 0.03), ("data.args.limit=20000",)),
 }
 
 
@@ -229,7 +232,7 @@ class Study:
         return BUDGETS[self.net, self.data]
 
     def answers(self, words: Sequence[str], slot: str, seed: int) -> Answers:
-        base = (f"data={self.data}", f"model={self.net}")
+        base = (f"data={self.data}", f"model={self.net}", *self.budget.data)
         result = self.place.run([*base, *words], seed)
         return self.place.answers(result.stages[slot], task_of(*base))
 
@@ -286,7 +289,7 @@ def main() -> None:
     parser.add_argument("--nets", nargs="+", default=["lenet_300_100", "lenet5"])
     parser.add_argument("--data", nargs="+", default=list(MARGINS), choices=list(MARGINS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--kept", nargs="+", type=float, default=list(KEPT))
+    parser.add_argument("--kept", nargs="+", type=float, help="fractions; by default the budget's")
     parser.add_argument("--seeds", type=int, help="seeds 0, 1, ...; by default as many as the budget says")
     parser.add_argument("--place", type=Path, default=Path(".hydrapress/lenets"))
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -294,8 +297,9 @@ def main() -> None:
     args = parser.parse_args()
     for net in args.nets:
         for data in args.data:
-            seeds = range(args.seeds or BUDGETS[net, data].seeds)
-            study = Study(net, data, args.methods, args.kept, seeds, Place(args.place)).run()
+            budget = BUDGETS[net, data]
+            kept, seeds = args.kept or budget.kept, range(args.seeds or budget.seeds)
+            study = Study(net, data, args.methods, kept, seeds, Place(args.place)).run()
             results = json.loads(args.out.read_text("utf-8")) if args.out.is_file() else {}
             write_json(args.out, results | {f"{net} {data}": study})
             draw(study, args.images / f"{net}_{data}.png")
