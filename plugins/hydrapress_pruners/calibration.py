@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +22,7 @@ from .n_m import n_m_layers
 if TYPE_CHECKING:
     import numpy as np
 
+    from hydrapress.artifacts import Signature
     from hydrapress.context import Context
 
     from .layers import Layer
@@ -33,6 +35,7 @@ __all__ = [
     "calibration_batches",
     "each_measured",
     "require_some",
+    "token_input",
 ]
 
 Inputs = tuple[torch.Tensor, ...]
@@ -99,6 +102,15 @@ def calibratable_layers(
     return layers
 
 
+def token_input(signature: Signature) -> int | None:
+    """Tell which input marks padding by zeros: the one named ``attention_mask``, if there is any.
+
+    What layers compute at padding is not looked at by the model, so that no weight should be kept for it.
+    """
+    names = [spec.name for spec in signature.inputs]
+    return names.index("attention_mask") if "attention_mask" in names else None
+
+
 def require_some(name: str, mask: np.ndarray, ratio: float, where: str) -> None:
     """Refuse a mask that leaves a layer without weights.
 
@@ -118,6 +130,7 @@ def each_measured(
     batches: Sequence[Inputs],
     measure: Callable[[Call], torch.Tensor],
     *,
+    tokens: int | None = None,
     watch: Watch | None = None,
     where: str,
 ) -> Iterator[tuple[str, torch.Tensor]]:
@@ -132,6 +145,7 @@ def each_measured(
         layers: Of this module, by name.
         batches: The calibration samples; they determine the device.
         measure: What is summed over all calls, such as ``gram``.
+        tokens: Which of the inputs is zero at padding, which is left out then; see ``token_input``.
         watch: Hears of the progress.
         where: Begins each message.
 
@@ -148,7 +162,7 @@ def each_measured(
     modes = {each: each.training for each in module.modules()}
     module.eval()
     try:
-        yield from _each_group_measured(module, layers, batches, measure, watch, where)
+        yield from _each_group_measured(module, layers, batches, measure, tokens, watch, where)
     finally:
         for each, training in modes.items():
             each.training = training
@@ -159,19 +173,17 @@ def _each_group_measured(
     layers: Mapping[str, Layer],
     batches: Sequence[Inputs],
     measure: Callable[[Call], torch.Tensor],
+    tokens: int | None,
     watch: Watch | None,
     where: str,
 ) -> Iterator[tuple[str, torch.Tensor]]:
     done = 0
     for group, calls in _call_order(module, layers, batches[0], where):
         sums: dict[str, torch.Tensor] = {}
-
-        def add(name: str, call: Call, sums: dict[str, torch.Tensor] = sums) -> None:
-            found = measure(call)
-            sums[name] = sums[name] + found if name in sums else found
-
+        own = {name: layers[name] for name in group}
         for inputs in batches:
-            _run(module, {name: layers[name] for name in group}, inputs, add, calls)
+            real = None if tokens is None else inputs[tokens]
+            _run(module, own, inputs, partial(_add, sums, measure, real), calls)
             if watch:
                 watch(done)
         for name in group:
@@ -184,6 +196,17 @@ def _each_group_measured(
             done += 1
     if watch:
         watch(done)
+
+
+def _add(
+    sums: dict[str, torch.Tensor],
+    measure: Callable[[Call], torch.Tensor],
+    tokens: torch.Tensor | None,
+    name: str,
+    call: Call,
+) -> None:
+    found = measure(call if tokens is None else call.at(tokens))
+    sums[name] = sums[name] + found if name in sums else found
 
 
 def _call_order(

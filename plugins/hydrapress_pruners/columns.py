@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -52,6 +52,16 @@ class Call:
             values = values.unfold(2 + axis, window, self.stride[axis])[..., :: self.dilation[axis]]
         return values.reshape(len(values), self.groups, -1, *values.shape[2:])
 
+    def at(self, tokens: torch.Tensor) -> Call:
+        """Leave out what a dense layer is fed at padding, where the input is by sample and token.
+
+        Args:
+            tokens: Not zero at real tokens, ``(samples, length)``.
+        """
+        if self.kernel or self.input.dim() != 3 or self.input.shape[:2] != tokens.shape:
+            return self
+        return replace(self, input=self.input[tokens != 0])
+
 
 def squared_norms(call: Call) -> torch.Tensor:
     """Sum the squares of each column's inputs; shape ``(groups, columns)``, see ``as_columns``."""
@@ -69,13 +79,10 @@ def gram(call: Call) -> torch.Tensor:
     ordered = patches.permute(1, *range(3 + axes, 3 + 2 * axes), 2, 0, *range(3, 3 + axes))
     samples, sample_axis = patches.shape[0], 2 + axes
     chunk = max(1, _PATCHES * samples // max(patches.numel(), 1))
-    total: torch.Tensor | None = None
+    total = torch.zeros((), dtype=_widest(patches.device), device=patches.device)
     for part in torch.split(ordered, chunk, dim=sample_axis):
         columns = part.flatten(sample_axis).flatten(1, -2)
-        product = (columns @ columns.mT).to(_widest(columns.device))
-        total = product if total is None else total + product
-    if total is None:
-        raise ValueError("there is no sample")
+        total = total + (columns @ columns.mT).to(total.dtype)
     return total
 
 

@@ -10,7 +10,7 @@ import torch
 
 from hydrapress.errors import StageError
 
-from .calibration import Inputs, Watch, calibratable_layers, each_measured, require_some
+from .calibration import Inputs, Watch, calibratable_layers, each_measured, require_some, token_input
 from .columns import as_columns, from_columns, gram
 from .layers import parameter_of, ratio_of
 from .n_m import with_pattern
@@ -62,7 +62,8 @@ def prune_by_sparsegpt(
     Args:
         model: What to prune; it is not changed. Zeros that it promises stay promised.
         selection: How many weights of each layer go; always layer by layer.
-        batches: Calibration samples; the paper takes 128 texts.
+        batches: Calibration samples; the paper takes 128 texts. Padding of texts does not count, where an
+            input ``attention_mask`` marks it.
         rule: All else; its own sparsity is not looked at.
         watch: Hears of the progress.
         where: Begins each message.
@@ -80,7 +81,9 @@ def prune_by_sparsegpt(
     module = with_masks(model, {}).module
     layers = calibratable_layers(module, selection, where, m=rule.m)
     masks: dict[str, np.ndarray] = {}
-    for name, products in each_measured(module, layers, batches, gram, watch=watch, where=where):
+    for name, products in each_measured(
+        module, layers, batches, gram, tokens=token_input(model.signature), watch=watch, where=where
+    ):
         weight, parameter = layers[name].weight, parameter_of(name)
         ratio = ratio_of(name, selection.ratios)
         own = replace(rule, sparsity=selection.sparsity if ratio is None else ratio)

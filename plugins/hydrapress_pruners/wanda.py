@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .calibration import Inputs, Watch, calibratable_layers, each_measured, require_some
+from .calibration import Inputs, Watch, calibratable_layers, each_measured, require_some, token_input
 from .columns import as_columns, from_columns, squared_norms
 from .layers import parameter_of, ratio_of
 from .n_m import n_m_masks, with_pattern
@@ -46,7 +46,8 @@ def prune_by_wanda(
     Args:
         model: What to prune; it is not changed. Zeros that it promises stay promised.
         selection: How many weights of each layer go; always layer by layer.
-        batches: Calibration samples; the paper takes 128 texts.
+        batches: Calibration samples; the paper takes 128 texts. Padding of texts does not count, where an
+            input ``attention_mask`` marks it.
         n: Of every ``m`` consecutive inputs, how many weights stay; 1 <= n < m.
         m: 0 for no such pattern; otherwise the selection's fractions are not looked at,
             and layers that ``n_m_layers`` leaves out stay dense.
@@ -65,7 +66,9 @@ def prune_by_wanda(
     module = with_masks(model, {}).module
     layers = calibratable_layers(module, selection, where, m=m)
     masks: dict[str, np.ndarray] = {}
-    for name, norms in each_measured(module, layers, batches, squared_norms, watch=watch, where=where):
+    for name, norms in each_measured(
+        module, layers, batches, squared_norms, tokens=token_input(model.signature), watch=watch, where=where
+    ):
         layer, parameter = layers[name], parameter_of(name)
         scores, kept = wanda_scores(layer, norms), promised.get(parameter)
         if m:

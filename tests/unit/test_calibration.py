@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from hydrapress.artifacts import Signature, TensorSpec
 from hydrapress.errors import StageError
-from hydrapress_pruners.calibration import calibratable_layers, each_measured
+from hydrapress_pruners.calibration import calibratable_layers, each_measured, token_input
 from hydrapress_pruners.columns import as_columns, from_columns, gram, squared_norms
 from hydrapress_pruners.layers import Layer, prunable_layers
 from hydrapress_pruners.selection import Selection
@@ -140,6 +141,30 @@ def test_a_layer_called_twice_sums_both_calls() -> None:
     batches = [(torch.tensor([[1.0, 3.0]]),)] * 2
     ((_, norms),) = each_measured(net, prunable_layers(net), batches, squared_norms, where="here")
     assert norms.tolist() == [[2 * (1.0 + 4.0), 2 * (9.0 + 36.0)]]
+
+
+def test_padding_does_not_count_where_a_mask_marks_it() -> None:
+    class Text(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.each, self.pooled = nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False)
+            self.each.weight.data = torch.eye(2)
+
+        def forward(self, x: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.pooled(self.each(x)[:, 0])
+            return y
+
+    net = Text()
+    batches = [(torch.tensor([[[1.0, 2.0], [3.0, 4.0], [9.0, 9.0]]]), torch.tensor([[1, 1, 0]]))]
+    found = dict(each_measured(net, prunable_layers(net), batches, squared_norms, tokens=1, where="here"))
+    # what is not by token counts as it is
+    assert {name: norms.tolist() for name, norms in found.items()} == {
+        "each": [[10.0, 20.0]],
+        "pooled": [[1.0, 4.0]],
+    }
+    floats = [TensorSpec("x", "float32", (None, 3, 2)), TensorSpec("attention_mask", "int64", (None, 3))]
+    assert token_input(Signature(tuple(floats), ())) == 1
+    assert token_input(Signature(tuple(floats[:1]), ())) is None
 
 
 def test_what_can_not_be_measured_is_refused() -> None:
