@@ -3,11 +3,11 @@
     python benchmarks/pruning/latency.py [--nets resnet20 lite0] [--backends onnxruntime-cpu litert-cpu]
         [--factor 2] [--round-to 1 8 16] [--epochs 1] [--starts 3] [--place outputs/pruning_latency]
 
-Each net is trained briefly on Fashion-MNIST, since speed does not depend on it. One job a net and backend prunes it by ``pruner/channels``, to so many times fewer MACs with
-each rounding and to so many times the speed on that backend, exports all, and measures the files
-side by side. The last column is the part of what was asked that arrived: the measured speed-up by
-``factor``. What is finished in the place is not done again. The table is printed, and goes to
-``results/latency.json``.
+Each net is trained briefly on Fashion-MNIST, since speed does not depend on it. One job a net and
+backend prunes it by ``pruner/channels``, to so many times fewer MACs with each rounding and to so
+many times the speed on that backend, exports all, and measures the files side by side. The last
+column is the part of what was asked that arrived: the measured speed-up by ``factor``. What is
+finished in the place is not done again. The table is printed, and goes to ``results/latency.json``.
 """
 
 from __future__ import annotations
