@@ -17,6 +17,7 @@ from hydrapress.errors import ConfigError, StageError
 from hydrapress.invariants import BlockSparsity, Pattern, SparsityMask
 from hydrapress.stage import ports_of, stage_name
 from hydrapress.training import TrainingPlan, train
+from hydrapress_pruners.channel_groups import find_groups, keep_units
 from hydrapress_pruners.layers import layer_sparsities
 from hydrapress_pruners.magnitude import prune_by_magnitude
 from hydrapress_pruners.n_m import n_m_layers, n_m_masks, prune_n_m
@@ -184,3 +185,20 @@ def test_the_stage_permutes_first_where_asked(tmp_path: Path) -> None:
 def test_fields_that_are_no_pattern_are_refused(fields: dict[str, int], why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         NM(**fields)  # type: ignore[arg-type]  # one field at a time
+
+
+@pytest.mark.parametrize(("gone", "holds"), [((0, 1, 2, 3), True), ((4, 5), False)])
+def test_narrowing_keeps_a_pattern_where_whole_blocks_go(gone: tuple[int, ...], holds: bool) -> None:
+    torch.manual_seed(0)
+    model = model_of(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)))
+    pruned = prune_n_m(model)
+    groups = find_groups(model, [torch.randn(2, 4)])
+    kept = {groups[0].name: ~np.isin(np.arange(8), gone)}
+    if not holds:
+        with pytest.raises(StageError, match="the promise 'block_sparsity' of the model can't be kept"):
+            keep_units(pruned, groups, kept)
+        return
+    narrow = keep_units(pruned, groups, kept)
+    patterns = next(each.patterns for each in narrow.invariants if isinstance(each, BlockSparsity))
+    assert {name: each.shape for name, each in patterns.items()} == {"0.weight": (4, 4), "2.weight": (4, 4)}
+    assert all(each.check(narrow.module).holds for each in narrow.invariants)
