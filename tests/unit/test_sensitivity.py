@@ -138,6 +138,14 @@ def test_its_ratios_are_what_magnitude_takes(trained: TorchModel, tmp_path: Path
     assert sum(zeros) == pytest.approx(0.7 * 2368, abs=1)
 
 
+def test_skipped_layers_are_left_whole(trained: TorchModel, tmp_path: Path) -> None:
+    context = context_of(tmp_path)
+    found = Sensitivity(ratios=[0.5], skip=["1"]).run(trained, context=context)
+    assert found.ratios["1"] == 0.0
+    pruned = Magnitude().run(trained, found, context=context)
+    assert (pruned.module[1].weight != 0).all()  # type: ignore[index]
+
+
 def test_a_killed_scan_goes_on_where_it_was(trained: TorchModel, tmp_path: Path) -> None:
     stage, services = Sensitivity(ratios=[0.5, 0.9]), RecordingServices(stop_after=3)
     with pytest.raises(KeyboardInterrupt):

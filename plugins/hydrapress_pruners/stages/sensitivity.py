@@ -33,7 +33,9 @@ class Sensitivity(Pruner):
 
     Yields ratios for the port ``layer_ratios`` of ``pruner/magnitude`` (WEIGHTS, the smallest go) or
     ``pruner/channels`` (CHANNELS, by ``criterion``), and draws the curves. All layers lose the same
-    quality, each pruned alone: ``max_loss``, or as much as it takes for ``sparsity``.
+    quality, each pruned alone: ``max_loss``, or as much as it takes for ``sparsity``. Layers that are
+    skipped get a ratio of 0; of channels none: ``pruner/channels`` must skip them itself, and rank by the
+    same ``criterion``.
     """
 
     paper = (
@@ -80,6 +82,7 @@ class Sensitivity(Pruner):
         """
         from hydrapress_pruners.curves import choose_ratios
         from hydrapress_pruners.gradients import seeded
+        from hydrapress_pruners.layers import prunable_layers
         from hydrapress_pruners.sensitivity import quality_on, scan, validation_batches
         from hydrapress_pruners.sensitivity_figure import sensitivity_figure
 
@@ -107,7 +110,9 @@ class Sensitivity(Pruner):
             context.log(f"ratio/{name}", ratio)
         what = "weights" if self.what is What.WEIGHTS else "channels"
         context.figure("sensitivity", sensitivity_figure(curves, chosen, whole, objective.metric, what))
-        return LayerRatios(chosen)
+        # a pruner takes its own sparsity for layers that no ratio names
+        whole_layers = dict.fromkeys(prunable_layers(module), 0.0) if self.what is What.WEIGHTS else {}
+        return LayerRatios(whole_layers | chosen)
 
     def _parts(self, model: TorchModel, module: nn.Module, context: Context, where: str) -> list[Part]:
         from hydrapress_pruners.sensitivity import channel_parts, weight_parts
