@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,12 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .budget import price
-
 if TYPE_CHECKING:
     from .costs import CostModel, Term
 
-__all__ = ["Curve", "LatencyModel", "Stop", "cheapest_way"]
+__all__ = ["Curve", "LatencyModel", "Stop", "cheapest_way", "price"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +98,8 @@ def cheapest_way(
 ) -> list[Stop]:
     """Go down step by step, each that which loses the least importance for what it saves.
 
-    Steps are ranked by ``budget.price``, with milliseconds for cost. One goes to the next width that
-    is allowed, or to one that was tried: where the next ones are no faster, to the first that is.
+    Steps are ranked by ``price``. One goes to the next width that is allowed, or to one that was
+    tried: where the next ones are no faster, to the first that is.
 
     Args:
         model: Predicts the latency.
@@ -125,6 +124,24 @@ def cheapest_way(
         if not steps:
             return way
         way.append(min(steps, key=lambda step: step[0])[1])
+
+
+def price(lost: float, units: int, saved_ms: float) -> float:
+    """Rank a step that takes some units of a group: lower goes first.
+
+    Importance per unit alone does not know that time is what counts. Importance per millisecond,
+    which were right if scores were losses, trusts them too far: it empties the groups where time
+    is spent. It is the geometric mean of both.
+
+    Args:
+        lost: Importance that the step loses.
+        units: How many it takes.
+        saved_ms: What a call takes less.
+
+    Returns:
+        Infinity if it saves nothing.
+    """
+    return lost / math.sqrt(units * saved_ms) if saved_ms > 0 else math.inf
 
 
 _LEAST_GAIN = 1e-5

@@ -14,7 +14,7 @@ from hydrapress.artifacts import Factory, Signature, TensorSpec, TorchModel
 from hydrapress.errors import StageError
 from hydrapress.modeling import count_macs, macs_by_module
 from hydrapress_pruners.bounds import Bounds, allowed_widths, best_units
-from hydrapress_pruners.budget import Budget, choose_units, importance_lost, price
+from hydrapress_pruners.budget import Budget, choose_units, importance_lost
 from hydrapress_pruners.channel_groups import ChannelGroup, find_groups
 from hydrapress_pruners.costs import Cost, CostModel, cost_model
 from hydrapress_pruners.narrowing import keep_units
@@ -176,13 +176,6 @@ def test_equal_choices_are_made_twice() -> None:
 def test_importance_lost_by_width() -> None:
     assert importance_lost(np.array([3.0, 1.0, 2.0])).tolist() == [6.0, 3.0, 1.0, 0.0]
     assert importance_lost(np.zeros(2)).tolist() == [0.0, 0.0, 0.0]
-
-
-def test_price_is_between_that_of_a_unit_and_that_of_what_is_saved() -> None:
-    assert price(6.0, 4, 9.0) == pytest.approx(1.0)
-    # a step twice as large that loses and saves twice as much is as good
-    assert price(12.0, 8, 18.0) == pytest.approx(price(6.0, 4, 9.0))
-    assert price(1.0, 1, 0.0) == float("inf")
 
 
 def test_what_matters_least_goes_first() -> None:

@@ -24,7 +24,7 @@ from hydrapress_pruners.bounds import Bounds
 from hydrapress_pruners.channel_groups import ChannelGroup, find_groups
 from hydrapress_pruners.costs import Cost, CostModel, Term, cost_model
 from hydrapress_pruners.latency import LatencyTarget, _spread, choose_units_for_latency
-from hydrapress_pruners.latency_model import Curve, LatencyModel, cheapest_way
+from hydrapress_pruners.latency_model import Curve, LatencyModel, cheapest_way, price
 from hydrapress_pruners.trials import Trials, interleaved_ratio
 
 Times = Callable[[nn.Module], float]
@@ -284,6 +284,13 @@ def test_way_skips_widths_that_are_no_faster() -> None:
     way = cheapest_way(model, lost, {"a": (8, 6, 4, 2)})
     assert [stop.widths["a"] for stop in way] == [8, 4]
     assert [stop.predicted_ms for stop in way] == pytest.approx([8.0, 4.0])
+
+
+def test_price_is_between_that_of_a_unit_and_that_of_what_is_saved() -> None:
+    assert price(6.0, 4, 9.0) == pytest.approx(1.0)
+    # a step twice as large that loses and saves twice as much is as good
+    assert price(12.0, 8, 18.0) == pytest.approx(price(6.0, 4, 9.0))
+    assert price(1.0, 1, 0.0) == float("inf")
 
 
 def test_latency_model_of_a_net_whose_time_is_its_macs() -> None:
