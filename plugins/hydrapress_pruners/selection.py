@@ -104,12 +104,20 @@ class _Group:
 def _lowest_out(scores: Mapping[str, np.ndarray], ratio: float) -> dict[str, np.ndarray]:
     flat = np.concatenate([each.ravel() for each in scores.values()])
     # what is zeroed already has the lowest score of all
-    count = max(round(ratio * flat.size), int(np.isneginf(flat).sum()))
-    stays = np.ones(flat.size, dtype=bool)
-    stays[np.argsort(flat, kind="stable")[:count]] = False
-    ends = np.cumsum([each.size for each in scores.values()])[:-1]
-    parts = np.split(stays, ends)
-    return {name: part.reshape(each.shape) for (name, each), part in zip(scores.items(), parts, strict=True)}
+    count = max(round(ratio * flat.size), int(np.count_nonzero(np.isneginf(flat))))
+    if not count:
+        return {name: np.ones(each.shape, dtype=bool) for name, each in scores.items()}
+    # in place and without sorting: ranks of all weights would take several times the model
+    flat.partition(count - 1)
+    highest_out = flat[count - 1]
+    equal_out = count - int(np.count_nonzero(flat[:count] < highest_out))
+    stays: dict[str, np.ndarray] = {}
+    for name, each in scores.items():
+        stays[name] = np.greater(each, highest_out, order="C")
+        equal = np.flatnonzero(each == highest_out)
+        stays[name].reshape(-1)[equal[equal_out:]] = True
+        equal_out -= min(equal_out, equal.size)
+    return stays
 
 
 def _ranked(name: str, scores: np.ndarray, kept: Mapping[str, np.ndarray], where: str) -> np.ndarray:
