@@ -12,10 +12,11 @@ weights, and its first weights with random masks that leave as many weights of e
 The protocol is a shortened one. The paper trains on 55,000 digits of MNIST for 50,000
 iterations; no package ships these, so this is 3,400 digits for 30 epochs of 57 iterations. Tickets
 down to 1.9 % have their lowest validation loss well before the end; the controls below 4 % may
-still be improving by then, so that there the gap is that of equal training. It prints test accuracy (at the epoch of best
-validation) by rung, as mean and standard deviation over seeds, and the paired differences with
-their 95 % intervals. Every figure is written after each training, and a second run goes on from
-there.
+still be improving by then, so that there the gap is that of equal training.
+
+It prints test accuracy (at the epoch of best validation) by rung, as mean and standard deviation
+over seeds, and the paired differences with their 95 % intervals. Every figure is written after
+each training, and a second run goes on from there.
 """
 
 from __future__ import annotations
