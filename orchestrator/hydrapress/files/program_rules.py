@@ -26,7 +26,7 @@ _REACHING_OUT = frozenset({"from_file", "save", "load"})
 
 _NAME = re.compile(r"[A-Za-z0-9_.]*\Z")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_TEXT = re.compile(r"[A-Za-z0-9_ .,:;<>=+*/()\[\]-]*\Z")
+_TEXT = re.compile(r"[A-Za-z0-9_ .,:;<>=+*/@()\[\]-]*\Z")
 """No quotes, backslashes or line ends: nothing that ends a string of Python."""
 
 _FREE_TEXT = frozenset({"as_string", "as_strings", "nn_module_stack", "torch_version"})
