@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ from .coupled_layers import CoupledLayers, is_depthwise
 from .units import ChannelGroup, Role, Unit
 
 __all__ = ["Coupling", "couplings"]
+
+_WALKS = 10
+"""How many times a walk may look at each edge of the graph; concatenations need a few."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +72,27 @@ def couplings(module: nn.Module, inputs: Sequence[torch.Tensor], *, where: str) 
         graph.release()
 
 
+class _Patience:
+    """Ends a walk through the graph that moves indices on and on, as rotary embeddings make it do."""
+
+    def __init__(self, nodes: Iterable[Any]) -> None:
+        edges = [edge for node in nodes for edge in node.dependencies]
+        self._most = _WALKS * len(edges)
+        self._left = self._most
+        for edge in edges:
+            edge.is_triggered_by = partial(self._asked, edge.trigger)
+
+    def begin(self) -> None:
+        """Begin another walk."""
+        self._left = self._most
+
+    def _asked(self, trigger: Any, handler: Any) -> bool:
+        self._left -= 1
+        if self._left < 0:
+            raise LookupError("they are shifted against each other")
+        return bool(handler == trigger)
+
+
 class _Graph:
     """torch-pruning's graph of a copy."""
 
@@ -103,6 +128,8 @@ class _Graph:
                 f"{type(error).__name__}: {error}. It must run on the task's inputs, and give tensors that "
                 "depend on them by differentiable operations"
             ) from error
+
+        self._patience = _Patience(self._graph.module2node.values())
 
     def _forward(self, traced: nn.Module, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         device = next((p.device for p in traced.parameters()), None)
@@ -154,7 +181,7 @@ class _Graph:
             if self._ties_itself(layer, roots):
                 unit_of, size = self._tied_units(layer, roots)
         except (LookupError, TypeError, AttributeError) as error:  # an operation that the graph misjudges
-            parts.refuse(f"its channels can't be followed ({type(error).__name__}: {error})")
+            parts.refuse(f"its channels can't be followed: {error}")
             items = []
         for target, reads, idxs, root_idxs in items:
             self._take(parts, target, reads, _by_unit(idxs, [unit_of[root] for root in root_idxs], size))
@@ -167,6 +194,7 @@ class _Graph:
 
     def _items(self, layer: nn.Module, roots: list[int]) -> list[tuple[Any, bool, list[int], list[int]]]:
         """Give what goes with the channels: a module, whether it reads them, positions, channels."""
+        self._patience.begin()
         pruner = self._graph.get_pruner_of_module(layer)
         group = self._graph.get_pruning_group(layer, pruner.prune_out_channels, roots)
         return [
