@@ -28,6 +28,14 @@ STAGES = dict(installed_plugins().stages)
 MODELS = {name: spec for name, spec in STAGES.items() if issubclass(spec.produces, Model)}
 SMALL = {"epochs": 1, "sparsity": 0.5}
 """Fields that are made small, wherever a stage has them."""
+NETS = {"trainer/slim": "resnet8"}
+"""Where a stage needs another net than a LeNet: one with batch norms."""
+NARROWS = {"pruner/channels"}
+"""Stages that take parameters away."""
+
+
+def net_of(name: str) -> str:
+    return NETS.get(name, "lenet_300_100")
 
 
 @dataclass
@@ -35,7 +43,7 @@ class Bench:
     """A task, a folder, and artifacts made once: each kind of model, pruned before it was exported."""
 
     folder: Path
-    made: dict[type[Artifact], Artifact] = field(default_factory=dict)
+    made: dict[tuple[str, type[Artifact]], Artifact] = field(default_factory=dict)
     count: int = 0
 
     def place(self, name: str) -> Path:
@@ -49,27 +57,28 @@ class Bench:
         run = RunInfo("run", "tests", place, {}, {})
         return Context(task, run, "stage", "cpu", task.seed, place, ("input",), RecordingServices())
 
-    def run(self, name: str, *models: Artifact, seed: int = 0) -> Artifact:
-        artifact: Artifact = small(STAGES[name]).run(*models, context=self.context(task(seed)))
+    def run(self, name: str, *models: Artifact, seed: int = 0, net: str = "") -> Artifact:
+        context = self.context(task(seed, net or net_of(name)))
+        artifact: Artifact = small(STAGES[name]).run(*models, context=context)
         return artifact
 
-    def input(self, kind: type[Artifact]) -> Artifact:
+    def input(self, kind: type[Artifact], net: str) -> Artifact:
         """Give a model of a kind; made when first asked for, by the built-in stages."""
-        if kind not in self.made:
-            self.made[kind] = self._make(kind)
-        return self.made[kind]
+        if (net, kind) not in self.made:
+            self.made[net, kind] = self._make(kind, net)
+        return self.made[net, kind]
 
-    def _make(self, kind: type[Artifact]) -> Artifact:
+    def _make(self, kind: type[Artifact], net: str) -> Artifact:
         if kind is OnnxModel:
-            return self.run("exporter/onnx", self.input(TorchModel))
+            return self.run("exporter/onnx", self.input(TorchModel, net), net=net)
         if kind is TFLiteModel:
-            return self.run("exporter/tflite", self.input(TorchModel))
+            return self.run("exporter/tflite", self.input(TorchModel, net), net=net)
         if kind in (TorchModel, Model):
-            return self.run("pruner/magnitude", self.run("trainer/train"))
+            return self.run("pruner/magnitude", self.run("trainer/train", net=net), net=net)
         raise AssertionError(f"teach this test to make a {kind.__name__}")
 
-    def inputs_of(self, spec: StageSpec) -> list[Artifact]:
-        return [self.input(port.types[0]) for port in spec.ports if not port.optional]
+    def inputs_of(self, name: str) -> list[Artifact]:
+        return [self.input(port.types[0], net_of(name)) for port in STAGES[name].ports if not port.optional]
 
     def digests(self, artifact: Artifact) -> dict[str, str]:
         """Save it and give the sha256 of every file."""
@@ -82,8 +91,8 @@ class Bench:
         }
 
 
-def task(seed: int) -> Task:
-    config = compose_config(["pipeline=empty", "data=digits", "model=lenet_300_100", f"seed={seed}"])
+def task(seed: int, net: str) -> Task:
+    config = compose_config(["pipeline=empty", "data=digits", f"model={net}", f"seed={seed}"])
     return task_from(read_config(config), installed_plugins())
 
 
@@ -106,7 +115,7 @@ def test_the_same_seed_gives_the_same_files_and_the_input_stays_as_it_was(name: 
     spec = MODELS[name]
     if TFLiteModel in {spec.produces, *(kind for port in spec.ports for kind in port.types)}:
         pytest.importorskip("litert_torch", reason="the extra 'tflite' is not installed")
-    inputs = bench.inputs_of(spec)
+    inputs = bench.inputs_of(name)
     before = [bench.digests(model) for model in inputs]
     generator, precision = torch.get_rng_state(), torch.get_default_dtype()
     first = bench.run(name, *inputs)
@@ -121,7 +130,7 @@ def test_the_same_seed_gives_the_same_files_and_the_input_stays_as_it_was(name: 
 
 @pytest.mark.parametrize("name", [name for name, spec in MODELS.items() if spec.cls.kind is Kind.TRAINER])
 def test_another_seed_trains_another_model(name: str, bench: Bench) -> None:
-    inputs = bench.inputs_of(MODELS[name])
+    inputs = bench.inputs_of(name)
     one, other = (bench.digests(bench.run(name, *inputs, seed=seed)) for seed in (0, 1))
     assert one["weights.safetensors"] != other["weights.safetensors"]
 
@@ -131,7 +140,7 @@ def test_promises_are_kept_in_what_it_yields(name: str, bench: Bench) -> None:
     spec = MODELS[name]
     if TFLiteModel in {spec.produces, *(kind for port in spec.ports for kind in port.types)}:
         pytest.importorskip("litert_torch", reason="the extra 'tflite' is not installed")
-    inputs = bench.inputs_of(spec)
+    inputs = bench.inputs_of(name)
     model = bench.run(name, *inputs)
     assert isinstance(model, Model)
     promised = {i.name for source in inputs if isinstance(source, Model) for i in source.invariants}
@@ -148,7 +157,7 @@ def test_what_it_yields_comes_back_from_its_folder_and_is_judged_the_same(name: 
     spec = MODELS[name]
     if TFLiteModel in {spec.produces, *(kind for port in spec.ports for kind in port.types)}:
         pytest.importorskip("litert_torch", reason="the extra 'tflite' is not installed")
-    model = bench.run(name, *bench.inputs_of(spec))
+    model = bench.run(name, *bench.inputs_of(name))
     assert isinstance(model, Model)
     folder = bench.place("kept")
     model.save(folder)
@@ -158,7 +167,8 @@ def test_what_it_yields_comes_back_from_its_folder_and_is_judged_the_same(name: 
     backends = installed_plugins().backends.values()
     warnings: list[str] = []
     before, after = (
-        evaluate(m, task(0), backends, folder=folder, warn=warnings.append) for m in (model, loaded)
+        evaluate(m, task(0, net_of(name)), backends, folder=folder, warn=warnings.append)
+        for m in (model, loaded)
     )
     assert warnings == []
     assert before == after
@@ -167,5 +177,6 @@ def test_what_it_yields_comes_back_from_its_folder_and_is_judged_the_same(name: 
         wanted |= {"nonzero_params", "sparsity"}
     assert wanted <= set(before)
     assert 0 <= before["accuracy"] <= 1
-    assert before["params"] == 64 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10
-    assert before["macs"] == 64 * 300 + 300 * 100 + 100 * 10
+    if net_of(name) == "lenet_300_100" and name not in NARROWS:
+        assert before["params"] == 64 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10
+        assert before["macs"] == 64 * 300 + 300 * 100 + 100 * 10
