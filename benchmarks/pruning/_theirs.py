@@ -70,8 +70,8 @@ class TorchPrune(Pruner):
         """Give the pruned model, which promises its zeros."""
         from torch.nn.utils import prune
 
-        from hydrapress_pruners.layers import chosen_layers, parameter_of
-        from hydrapress_pruners.selection import with_masks
+        from hydrapress_pruners.weights.layers import chosen_layers, parameter_of
+        from hydrapress_pruners.weights.selection import with_masks
 
         layers = chosen_layers(model.copy_module(), where=f"stage '{context.stage_id}'")
         prune.global_unstructured(

@@ -40,7 +40,14 @@ from hydrapress.evaluation import outputs_of
 from hydrapress.moments import RunInfo
 from hydrapress.task import Split, Splits, Task
 from hydrapress.training import Optimizer, Schedule, TrainingPlan
-from hydrapress_pruners.lottery_ticket import Ladder, Rung, climb, redrawn, reinitialized, train_ticket
+from hydrapress_pruners.tickets.lottery_ticket import (
+    Ladder,
+    Rung,
+    climb,
+    redrawn,
+    reinitialized,
+    train_ticket,
+)
 from hydrapress_registry.estimates import mean_and_error, t_quantile
 from hydrapress_zoo.classification import Classification
 from hydrapress_zoo.digits import mnist_5k

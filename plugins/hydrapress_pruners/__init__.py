@@ -44,6 +44,6 @@ def hydrapress_stages() -> list[type[Stage]]:
 @hookimpl
 def hydrapress_invariants() -> list[type[Invariant]]:
     """Offer the promise that narrowed layers stay narrow."""
-    from .width_promise import Widths
+    from .channels.width_promise import Widths
 
     return [Widths]

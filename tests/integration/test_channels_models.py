@@ -16,8 +16,8 @@ from hydrapress.evaluation import check_invariants
 from hydrapress.modeling import count_macs, count_parameters
 from hydrapress.plugins import import_path, installed_plugins
 from hydrapress_exporters.stages import Onnx, OpenVINO, TFLite, TorchExport
-from hydrapress_pruners.channel_groups import ChannelGroup, Unit, find_groups, keep_units
-from hydrapress_pruners.width_promise import Widths
+from hydrapress_pruners.channels.groups import ChannelGroup, Unit, find_groups, keep_units
+from hydrapress_pruners.channels.width_promise import Widths
 from hydrapress_quantizers.stages import OnnxStatic, TFLiteStatic
 
 IMAGE = ("float32", (1, 28, 28))

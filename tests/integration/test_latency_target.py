@@ -18,9 +18,9 @@ from hydrapress.moments import RunInfo
 from hydrapress.plugins import installed_plugins
 from hydrapress.services import RunnerServices
 from hydrapress.task import Objective, Splits, Task
-from hydrapress_pruners.bounds import Bounds
-from hydrapress_pruners.channel_groups import find_groups, keep_units
-from hydrapress_pruners.latency import LatencyTarget, choose_units_for_latency
+from hydrapress_pruners.channels.bounds import Bounds
+from hydrapress_pruners.channels.groups import find_groups, keep_units
+from hydrapress_pruners.channels.latency import LatencyTarget, choose_units_for_latency
 
 
 class Recording(RunnerServices):

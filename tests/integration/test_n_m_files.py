@@ -19,8 +19,8 @@ from hydrapress.invariants import BlockSparsity, SparsityMask
 from hydrapress.plugins import Plugins
 from hydrapress.training import Optimizer, TrainingPlan, train
 from hydrapress_exporters.stages import Onnx, OnnxFloat16, OnnxGraph, OpenVINO, TFLite, TorchExport
-from hydrapress_pruners.layers import layer_sparsities
 from hydrapress_pruners.stages import NM
+from hydrapress_pruners.weights.layers import layer_sparsities
 from hydrapress_quantizers.stages import OnnxStatic, TFLiteStatic
 from hydrapress_zoo.digits import digits
 

@@ -13,11 +13,11 @@ from torch import nn
 from hydrapress.artifacts import Factory, Signature, TensorSpec, TorchModel
 from hydrapress.errors import StageError
 from hydrapress.modeling import count_macs, macs_by_module
-from hydrapress_pruners.bounds import Bounds, allowed_widths, best_units
-from hydrapress_pruners.budget import Budget, choose_units, importance_lost
-from hydrapress_pruners.channel_groups import ChannelGroup, find_groups
-from hydrapress_pruners.costs import Cost, CostModel, cost_model
-from hydrapress_pruners.narrowing import keep_units
+from hydrapress_pruners.channels.bounds import Bounds, allowed_widths, best_units
+from hydrapress_pruners.channels.budget import Budget, choose_units, importance_lost
+from hydrapress_pruners.channels.costs import Cost, CostModel, cost_model
+from hydrapress_pruners.channels.groups import ChannelGroup, find_groups
+from hydrapress_pruners.channels.narrowing import keep_units
 from hydrapress_zoo.har import HarCNN
 from hydrapress_zoo.resnets import resnet8
 

@@ -10,10 +10,10 @@ from torch import nn
 
 from hydrapress.artifacts import Signature, TensorSpec
 from hydrapress.errors import StageError
-from hydrapress_pruners.calibration import calibratable_layers, each_measured, token_input
-from hydrapress_pruners.columns import as_columns, from_columns, gram, squared_norms
-from hydrapress_pruners.layers import Layer, prunable_layers
-from hydrapress_pruners.selection import Selection
+from hydrapress_pruners.weights.calibration import calibratable_layers, each_measured, token_input
+from hydrapress_pruners.weights.columns import as_columns, from_columns, gram, squared_norms
+from hydrapress_pruners.weights.layers import Layer, prunable_layers
+from hydrapress_pruners.weights.selection import Selection
 
 
 class SelfPadding(nn.Conv2d):

@@ -18,10 +18,10 @@ from torch.nn.utils.parametrizations import weight_norm
 from hydrapress.artifacts import TorchModel
 from hydrapress.errors import StageError
 from hydrapress.invariants import BlockSparsity, Pattern, SparsityMask, StoredTensor
-from hydrapress_pruners.channel_groups import ChannelGroup, Role, Unit, find_groups, keep_units
-from hydrapress_pruners.heads import find_attentions, set_heads_
-from hydrapress_pruners.selection import with_masks
-from hydrapress_pruners.width_promise import Widths
+from hydrapress_pruners.channels.groups import ChannelGroup, Role, Unit, find_groups, keep_units
+from hydrapress_pruners.channels.heads import find_attentions, set_heads_
+from hydrapress_pruners.channels.width_promise import Widths
+from hydrapress_pruners.weights.selection import with_masks
 
 
 class Net(nn.Module):
@@ -593,8 +593,8 @@ import resource, sys
 import numpy as np, torch
 from torch import nn
 from hydrapress.artifacts import Factory, Signature, TorchModel
-from hydrapress_pruners.channel_groups import find_groups, keep_units
-import hydrapress_pruners.dependencies
+from hydrapress_pruners.channels.groups import find_groups, keep_units
+import hydrapress_pruners.channels.dependencies
 
 torch.set_num_threads(1)
 def model(width):

@@ -19,7 +19,7 @@ from hydrapress.modeling import count_macs, count_parameters
 from hydrapress.plugins import installed_plugins
 from hydrapress.stage import ports_of, stage_name
 from hydrapress.task import Splits
-from hydrapress_pruners.criteria import Criterion
+from hydrapress_pruners.channels.criteria import Criterion
 from hydrapress_pruners.stages import Channels, ChannelScope, Target
 from hydrapress_zoo.digits import digits
 
@@ -168,7 +168,7 @@ def test_an_empty_calibration_split_is_refused(tmp_path: Path) -> None:
 
 
 def test_latency_goes_to_the_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hydrapress_pruners import latency
+    from hydrapress_pruners.channels import latency
 
     asked: list[latency.LatencyTarget] = []
 

@@ -23,11 +23,11 @@ from hydrapress.keys import Scope as KeyScope
 from hydrapress.keys import stage_key
 from hydrapress.plugins import installed_plugins
 from hydrapress.training import Schedule, TrainingPlan, train
-from hydrapress_pruners.gradual import GradualMasks, prune_gradually
-from hydrapress_pruners.layers import layer_sparsities
-from hydrapress_pruners.ramp import Ramp, last_pruning, ramp_problems, sparsity_after
-from hydrapress_pruners.selection import Selection
 from hydrapress_pruners.stages import Magnitude, PruningSchedule, Scope
+from hydrapress_pruners.weights.gradual import GradualMasks, prune_gradually
+from hydrapress_pruners.weights.layers import layer_sparsities
+from hydrapress_pruners.weights.ramp import Ramp, last_pruning, ramp_problems, sparsity_after
+from hydrapress_pruners.weights.selection import Selection
 
 # ten steps an epoch
 PLAN = TrainingPlan(epochs=4, batch_size=128, learning_rate=0.1)

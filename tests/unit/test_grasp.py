@@ -14,13 +14,13 @@ from torch import nn
 from hydrapress.errors import ConfigError, StageError
 from hydrapress.invariants import SparsityMask
 from hydrapress.stage import ports_of, stage_name
-from hydrapress_pruners.grasp import grasp_scores, prune_by_grasp
-from hydrapress_pruners.layers import layer_sparsities
-from hydrapress_pruners.selection import Selection
 from hydrapress_pruners.stages import Grasp
+from hydrapress_pruners.weights.grasp import grasp_scores, prune_by_grasp
+from hydrapress_pruners.weights.layers import layer_sparsities
+from hydrapress_pruners.weights.selection import Selection
 
 if TYPE_CHECKING:
-    from hydrapress_pruners.gradients import Batch
+    from hydrapress_pruners.weights.gradients import Batch
 
 WEIGHT = [[1.0, 2.0], [-3.0, 4.0]]
 

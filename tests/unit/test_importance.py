@@ -9,9 +9,9 @@ from sample_training import model_of
 from torch import nn
 
 from hydrapress.errors import StageError
-from hydrapress_pruners.channel_groups import find_groups
-from hydrapress_pruners.importance import Criterion, batch_norm_scales, channel_scores, lamp_scores
-from hydrapress_pruners.units import ChannelGroup, Member, Role, Unit
+from hydrapress_pruners.channels.groups import find_groups
+from hydrapress_pruners.channels.importance import Criterion, batch_norm_scales, channel_scores, lamp_scores
+from hydrapress_pruners.channels.units import ChannelGroup, Member, Role, Unit
 
 
 def rows_of(*rows: list[int]) -> np.ndarray:

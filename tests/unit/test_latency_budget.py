@@ -19,13 +19,13 @@ from hydrapress.artifacts import Model, OnnxModel, TorchModel
 from hydrapress.backend import Backend, Session
 from hydrapress.context import Context
 from hydrapress.errors import BackendError, PluginError, StageError
-from hydrapress_pruners import trials
-from hydrapress_pruners.bounds import Bounds
-from hydrapress_pruners.channel_groups import ChannelGroup, find_groups
-from hydrapress_pruners.costs import Cost, CostModel, Term, cost_model
-from hydrapress_pruners.latency import LatencyTarget, _spread, choose_units_for_latency
-from hydrapress_pruners.latency_model import Curve, LatencyModel, cheapest_way, price
-from hydrapress_pruners.trials import Trials, interleaved_ratio
+from hydrapress_pruners.channels import trials
+from hydrapress_pruners.channels.bounds import Bounds
+from hydrapress_pruners.channels.costs import Cost, CostModel, Term, cost_model
+from hydrapress_pruners.channels.groups import ChannelGroup, find_groups
+from hydrapress_pruners.channels.latency import LatencyTarget, _spread, choose_units_for_latency
+from hydrapress_pruners.channels.latency_model import Curve, LatencyModel, cheapest_way, price
+from hydrapress_pruners.channels.trials import Trials, interleaved_ratio
 
 Times = Callable[[nn.Module], float]
 

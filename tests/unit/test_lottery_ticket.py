@@ -17,7 +17,8 @@ from hydrapress.errors import ConfigError, StageError
 from hydrapress.invariants import SparsityMask
 from hydrapress.stage import ports_of, stage_name
 from hydrapress.training import TrainingPlan
-from hydrapress_pruners.lottery_ticket import (
+from hydrapress_pruners.stages import Control, LotteryTicket
+from hydrapress_pruners.tickets.lottery_ticket import (
     Ladder,
     Rung,
     climb,
@@ -27,8 +28,7 @@ from hydrapress_pruners.lottery_ticket import (
     reinitialized,
     remaining,
 )
-from hydrapress_pruners.rewinding import Watched, plan_after, rewound, train_watched
-from hydrapress_pruners.stages import Control, LotteryTicket
+from hydrapress_pruners.tickets.rewinding import Watched, plan_after, rewound, train_watched
 from hydrapress_zoo.lenets import LeNet300100
 
 PLAN = TrainingPlan(epochs=2, batch_size=64)

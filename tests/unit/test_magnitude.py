@@ -17,10 +17,10 @@ from hydrapress.artifacts import LayerRatios
 from hydrapress.errors import ConfigError, StageError
 from hydrapress.invariants import SparsityMask
 from hydrapress.stage import ports_of, stage_name
-from hydrapress_pruners.layers import layer_sparsities
-from hydrapress_pruners.magnitude import magnitude_scores, prune_by_magnitude
-from hydrapress_pruners.selection import Selection, select_weights
 from hydrapress_pruners.stages import Magnitude, Scope
+from hydrapress_pruners.weights.layers import layer_sparsities
+from hydrapress_pruners.weights.magnitude import magnitude_scores, prune_by_magnitude
+from hydrapress_pruners.weights.selection import Selection, select_weights
 
 
 def net_of(*rows: list[float]) -> nn.Sequential:

@@ -16,12 +16,12 @@ from hydrapress.artifacts import LayerRatios, TorchModel
 from hydrapress.errors import ConfigError, StageError
 from hydrapress.invariants import SparsityMask
 from hydrapress.training import Optimizer, TrainingPlan, train
-from hydrapress_pruners.layers import layer_sparsities
-from hydrapress_pruners.magnitude import prune_by_magnitude
-from hydrapress_pruners.movement import MovementMasks, prune_by_movement
-from hydrapress_pruners.ramp import Ramp
-from hydrapress_pruners.selection import Selection
 from hydrapress_pruners.stages import Magnitude, Movement, Scope
+from hydrapress_pruners.weights.layers import layer_sparsities
+from hydrapress_pruners.weights.magnitude import prune_by_magnitude
+from hydrapress_pruners.weights.movement import MovementMasks, prune_by_movement
+from hydrapress_pruners.weights.ramp import Ramp
+from hydrapress_pruners.weights.selection import Selection
 
 PLAN = TrainingPlan(epochs=4, batch_size=128, learning_rate=0.05)
 RAMP = Ramp(ramp_begin=0.1, ramp_end=0.6, prunings=5)

@@ -17,12 +17,12 @@ from hydrapress.errors import ConfigError, StageError
 from hydrapress.invariants import BlockSparsity, Pattern, SparsityMask
 from hydrapress.stage import ports_of, stage_name
 from hydrapress.training import TrainingPlan, train
-from hydrapress_pruners.channel_groups import find_groups, keep_units
-from hydrapress_pruners.layers import layer_sparsities
-from hydrapress_pruners.magnitude import prune_by_magnitude
-from hydrapress_pruners.n_m import n_m_layers, n_m_masks, prune_n_m
-from hydrapress_pruners.selection import Selection
+from hydrapress_pruners.channels.groups import find_groups, keep_units
 from hydrapress_pruners.stages import NM
+from hydrapress_pruners.weights.layers import layer_sparsities
+from hydrapress_pruners.weights.magnitude import prune_by_magnitude
+from hydrapress_pruners.weights.n_m import n_m_layers, n_m_masks, prune_n_m
+from hydrapress_pruners.weights.selection import Selection
 
 
 def dense_model(*rows: list[float]) -> TorchModel:

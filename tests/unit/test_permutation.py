@@ -14,9 +14,9 @@ from torch import nn
 from hydrapress.artifacts import TorchModel
 from hydrapress.errors import StageError
 from hydrapress.invariants import SparsityMask
-from hydrapress_pruners.layers import prunable_layers
-from hydrapress_pruners.n_m import prune_n_m
-from hydrapress_pruners.permutation import best_order, kept_magnitude, permute_channels
+from hydrapress_pruners.weights.layers import prunable_layers
+from hydrapress_pruners.weights.n_m import prune_n_m
+from hydrapress_pruners.weights.permutation import best_order, kept_magnitude, permute_channels
 from hydrapress_zoo.lenets import LeNet5
 from hydrapress_zoo.resnets import resnet20
 

@@ -16,14 +16,14 @@ from hydrapress.errors import ConfigError, StageError
 from hydrapress.evaluation import outputs_of
 from hydrapress.task import Split
 from hydrapress.training import TrainingPlan, train
-from hydrapress_pruners.channel_groups import find_groups, keep_units
-from hydrapress_pruners.curves import Curve, choose_ratios, tolerated_ratio
-from hydrapress_pruners.importance import Criterion, channel_scores
-from hydrapress_pruners.magnitude import prune_by_magnitude
-from hydrapress_pruners.selection import Selection
-from hydrapress_pruners.sensitivity import channel_parts, quality_on, validation_batches, weight_parts
-from hydrapress_pruners.sensitivity_figure import most_sensitive, sensitivity_figure
+from hydrapress_pruners.channels.groups import find_groups, keep_units
+from hydrapress_pruners.channels.importance import Criterion, channel_scores
+from hydrapress_pruners.sensitivity.curves import Curve, choose_ratios, tolerated_ratio
+from hydrapress_pruners.sensitivity.figure import most_sensitive, sensitivity_figure
+from hydrapress_pruners.sensitivity.scan import channel_parts, quality_on, validation_batches, weight_parts
 from hydrapress_pruners.stages import Magnitude, Sensitivity, What
+from hydrapress_pruners.weights.magnitude import prune_by_magnitude
+from hydrapress_pruners.weights.selection import Selection
 
 RATIOS = (0.2, 0.4, 0.6, 0.8)
 STEEP = Curve("steep", 100, RATIOS, (0.90, 0.80, 0.85, 0.20))

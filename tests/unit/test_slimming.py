@@ -16,10 +16,10 @@ from hydrapress.errors import StageError
 from hydrapress.evaluation import outputs_of
 from hydrapress.task import Split
 from hydrapress.training import Optimizer, Schedule, TrainingPlan, train
-from hydrapress_pruners.bounds import best_units
-from hydrapress_pruners.channel_groups import find_groups, keep_units
-from hydrapress_pruners.importance import Criterion, channel_scores
-from hydrapress_pruners.slimming import near_zero, penalty_reach, removable_scales, scales_of, slim
+from hydrapress_pruners.channels.bounds import best_units
+from hydrapress_pruners.channels.groups import find_groups, keep_units
+from hydrapress_pruners.channels.importance import Criterion, channel_scores
+from hydrapress_pruners.channels.slimming import near_zero, penalty_reach, removable_scales, scales_of, slim
 from hydrapress_pruners.stages import Slim
 
 PLAN = TrainingPlan(epochs=10, learning_rate=0.1, batch_size=32)

@@ -18,14 +18,14 @@ from hydrapress.errors import ConfigError, StageError
 from hydrapress.invariants import SparsityMask
 from hydrapress.stage import ports_of, stage_name
 from hydrapress.task import Splits
-from hydrapress_pruners.layers import layer_sparsities
-from hydrapress_pruners.selection import Selection
-from hydrapress_pruners.snip import prune_by_snip, snip_scores
 from hydrapress_pruners.stages import Snip
+from hydrapress_pruners.weights.layers import layer_sparsities
+from hydrapress_pruners.weights.selection import Selection
+from hydrapress_pruners.weights.snip import prune_by_snip, snip_scores
 from hydrapress_zoo.digits import digits
 
 if TYPE_CHECKING:
-    from hydrapress_pruners.gradients import Batch
+    from hydrapress_pruners.weights.gradients import Batch
 
 
 def dense(rows: list[list[float]]) -> nn.Linear:

@@ -16,16 +16,16 @@ from hydrapress.errors import ConfigError, StageError
 from hydrapress.invariants import SparsityMask
 from hydrapress.stage import ports_of, stage_name
 from hydrapress.task import Split
-from hydrapress_pruners.layers import layer_sparsities
-from hydrapress_pruners.magnitude import prune_by_magnitude
-from hydrapress_pruners.selection import Selection
-from hydrapress_pruners.sparsegpt import Rule, prune_by_sparsegpt, pruned_columns
 from hydrapress_pruners.stages import SparseGPT
-from hydrapress_pruners.wanda import prune_by_wanda
+from hydrapress_pruners.weights.layers import layer_sparsities
+from hydrapress_pruners.weights.magnitude import prune_by_magnitude
+from hydrapress_pruners.weights.selection import Selection
+from hydrapress_pruners.weights.sparsegpt import Rule, prune_by_sparsegpt, pruned_columns
+from hydrapress_pruners.weights.wanda import prune_by_wanda
 from hydrapress_zoo.digits import digits
 
 if TYPE_CHECKING:
-    from hydrapress_pruners.calibration import Inputs
+    from hydrapress_pruners.weights.calibration import Inputs
 
 
 def columns_of(

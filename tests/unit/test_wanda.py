@@ -18,10 +18,10 @@ from hydrapress.errors import ConfigError, StageError
 from hydrapress.invariants import SparsityMask
 from hydrapress.stage import ports_of, stage_name
 from hydrapress.task import Splits
-from hydrapress_pruners.layers import layer_sparsities
-from hydrapress_pruners.selection import Selection
 from hydrapress_pruners.stages import Wanda
-from hydrapress_pruners.wanda import prune_by_wanda
+from hydrapress_pruners.weights.layers import layer_sparsities
+from hydrapress_pruners.weights.selection import Selection
+from hydrapress_pruners.weights.wanda import prune_by_wanda
 from hydrapress_zoo.digits import digits
 
 

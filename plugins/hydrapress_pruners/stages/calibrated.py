@@ -15,8 +15,8 @@ from hydrapress.stage import Pruner
 from .weights import WeightPruner, log_sparsities
 
 if TYPE_CHECKING:
-    from hydrapress_pruners.calibration import Inputs, Watch
-    from hydrapress_pruners.selection import Selection
+    from hydrapress_pruners.weights.calibration import Inputs, Watch
+    from hydrapress_pruners.weights.selection import Selection
 
 __all__ = ["Calibrated", "CalibratedPruner", "SparseGPT", "Wanda"]
 
@@ -66,10 +66,10 @@ class CalibratedPruner(Pruner):
         self, model: TorchModel, layer_ratios: LayerRatios | None, context: Context
     ) -> Iterator[Calibrated]:
         """Read the calibration samples, and show progress while the block runs, deterministically."""
-        from hydrapress_pruners.calibration import calibratable_layers, calibration_batches
-        from hydrapress_pruners.gradients import seeded
-        from hydrapress_pruners.n_m import n_m_layers
-        from hydrapress_pruners.selection import Selection
+        from hydrapress_pruners.weights.calibration import calibratable_layers, calibration_batches
+        from hydrapress_pruners.weights.gradients import seeded
+        from hydrapress_pruners.weights.n_m import n_m_layers
+        from hydrapress_pruners.weights.selection import Selection
 
         where = f"stage '{context.stage_id}'"
         ratios = (dict(layer_ratios.ratios) if layer_ratios else {}) | self.ratios
@@ -107,7 +107,7 @@ class Wanda(CalibratedPruner):
         Raises:
             StageError: If the calibration split is empty, or a weight or an input is not finite.
         """
-        from hydrapress_pruners.wanda import prune_by_wanda
+        from hydrapress_pruners.weights.wanda import prune_by_wanda
 
         with self.calibrated(model, layer_ratios, context) as given:
             pruned = prune_by_wanda(
@@ -147,7 +147,7 @@ class SparseGPT(CalibratedPruner):
             StageError: If the calibration split is empty, a weight or an input is not finite, or the
                 inputs of a layer are linearly dependent and there is no damping.
         """
-        from hydrapress_pruners.sparsegpt import Rule, prune_by_sparsegpt
+        from hydrapress_pruners.weights.sparsegpt import Rule, prune_by_sparsegpt
 
         rule = Rule(n=self.n, m=self.m or 0, damping=self.damping, block=self.block)
         with self.calibrated(model, layer_ratios, context) as given:

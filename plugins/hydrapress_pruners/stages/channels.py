@@ -13,15 +13,15 @@ from hydrapress.context import Context
 from hydrapress.errors import StageError, near_names
 from hydrapress.settings import setting
 from hydrapress.stage import Pruner
-from hydrapress_pruners.criteria import Criterion
+from hydrapress_pruners.channels.criteria import Criterion
 
 if TYPE_CHECKING:
     import numpy as np
 
     from hydrapress.plugins import Plugins
-    from hydrapress_pruners.bounds import Bounds
-    from hydrapress_pruners.channel_groups import ChannelGroup
-    from hydrapress_pruners.gradients import Batch
+    from hydrapress_pruners.channels.bounds import Bounds
+    from hydrapress_pruners.channels.groups import ChannelGroup
+    from hydrapress_pruners.weights.gradients import Batch
 
 __all__ = ["ChannelScope", "Channels", "Target"]
 
@@ -115,10 +115,10 @@ class Channels(Pruner):
                 be reached).
             BackendError: If time can't be measured on the backend.
         """
-        from hydrapress_pruners.bounds import Bounds
-        from hydrapress_pruners.channel_groups import find_groups, keep_units
-        from hydrapress_pruners.gradients import seeded
-        from hydrapress_pruners.importance import channel_scores
+        from hydrapress_pruners.channels.bounds import Bounds
+        from hydrapress_pruners.channels.groups import find_groups, keep_units
+        from hydrapress_pruners.channels.importance import channel_scores
+        from hydrapress_pruners.weights.gradients import seeded
 
         where = f"stage '{context.stage_id}'"
         ratios = (dict(layer_ratios.ratios) if layer_ratios else {}) | self.ratios
@@ -158,9 +158,9 @@ class Channels(Pruner):
         context: Context,
         where: str,
     ) -> dict[str, np.ndarray]:
-        from hydrapress_pruners.budget import Budget, choose_units
-        from hydrapress_pruners.costs import Cost
-        from hydrapress_pruners.latency import LatencyTarget, choose_units_for_latency
+        from hydrapress_pruners.channels.budget import Budget, choose_units
+        from hydrapress_pruners.channels.costs import Cost
+        from hydrapress_pruners.channels.latency import LatencyTarget, choose_units_for_latency
 
         if self.target is Target.LATENCY:
             latency = LatencyTarget(

@@ -49,8 +49,8 @@ class Snip(InitialPruner):
             StageError: If the training split is empty, the loss is not finite, or no weight has a
                 gradient.
         """
-        from hydrapress_pruners.gradients import seeded, training_batches
-        from hydrapress_pruners.snip import prune_by_snip
+        from hydrapress_pruners.weights.gradients import seeded, training_batches
+        from hydrapress_pruners.weights.snip import prune_by_snip
 
         where = f"stage '{context.stage_id}'"
         given = model or context.task.new_model()
@@ -91,8 +91,8 @@ class Grasp(InitialPruner):
             StageError: If the training split is empty, the loss is not finite, or has no
                 curvature.
         """
-        from hydrapress_pruners.gradients import seeded, training_batches
-        from hydrapress_pruners.grasp import prune_by_grasp
+        from hydrapress_pruners.weights.gradients import seeded, training_batches
+        from hydrapress_pruners.weights.grasp import prune_by_grasp
 
         where = f"stage '{context.stage_id}'"
         given = model or context.task.new_model()

@@ -17,7 +17,7 @@ from hydrapress.training import Optimizer, Schedule, TrainingPlan
 from .weights import log_sparsities
 
 if TYPE_CHECKING:
-    from hydrapress_pruners.lottery_ticket import Ladder, Rung
+    from hydrapress_pruners.tickets.lottery_ticket import Ladder, Rung
 
 __all__ = ["Control", "LotteryTicket"]
 
@@ -77,7 +77,7 @@ class LotteryTicket(TrainingPlan, Pruner):
         ``ladder/early_stop_epoch`` and ``ladder/<metric>`` are logged; nothing is chosen by the last,
         which is of the test split. Of a control they are ``control/...``.
         """
-        from hydrapress_pruners.lottery_ticket import Ladder
+        from hydrapress_pruners.tickets.lottery_ticket import Ladder
 
         ladder = Ladder(self.rounds, self.rate, self.last_rate, self.rates, self.skip, self.rewind_step)
         start = model or context.task.new_model()
@@ -91,7 +91,7 @@ class LotteryTicket(TrainingPlan, Pruner):
 
     def _climb(self, start: TorchModel, ladder: Ladder, rounds: int, context: Context) -> Rung:
         """Go up the ladder by so many rounds, logging each."""
-        from hydrapress_pruners.lottery_ticket import climb
+        from hydrapress_pruners.tickets.lottery_ticket import climb
 
         rungs: Iterator[Rung] = climb(start, ladder, self, context=context)
         rung = next(rungs)
@@ -102,7 +102,7 @@ class LotteryTicket(TrainingPlan, Pruner):
 
     def _control(self, start: TorchModel, ladder: Ladder, context: Context) -> Rung:
         """Train a control in place of the last rung's ticket."""
-        from hydrapress_pruners.lottery_ticket import (
+        from hydrapress_pruners.tickets.lottery_ticket import (
             layer_rates,
             next_masks,
             redrawn,

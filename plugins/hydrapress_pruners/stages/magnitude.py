@@ -9,7 +9,7 @@ from hydrapress.artifacts import LayerRatios, TorchModel
 from hydrapress.context import Context
 from hydrapress.settings import setting
 from hydrapress.training import TrainingPlan
-from hydrapress_pruners.ramp import Ramp, ramp_problems
+from hydrapress_pruners.weights.ramp import Ramp, ramp_problems
 
 from .weights import WeightPruner, log_sparsities
 
@@ -59,11 +59,11 @@ class Magnitude(Ramp, WeightPruner):
         """
         where, selection = f"stage '{context.stage_id}'", self.selection(layer_ratios)
         if self.schedule is PruningSchedule.GRADUAL:
-            from hydrapress_pruners.gradual import prune_gradually
+            from hydrapress_pruners.weights.gradual import prune_gradually
 
             pruned = prune_gradually(model, selection, self.training, self, context=context, where=where)
         else:
-            from hydrapress_pruners.magnitude import prune_by_magnitude
+            from hydrapress_pruners.weights.magnitude import prune_by_magnitude
 
             pruned = prune_by_magnitude(model, selection, where=where)
         log_sparsities(pruned, context)

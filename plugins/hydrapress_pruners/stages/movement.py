@@ -8,7 +8,7 @@ from hydrapress.artifacts import LayerRatios, TorchModel
 from hydrapress.context import Context
 from hydrapress.settings import setting_like
 from hydrapress.training import TrainingPlan
-from hydrapress_pruners.ramp import Ramp, ramp_problems
+from hydrapress_pruners.weights.ramp import Ramp, ramp_problems
 
 from .weights import Scope, WeightPruner, log_sparsities
 
@@ -44,7 +44,7 @@ class Movement(TrainingPlan, Ramp, WeightPruner):
 
         ``ratios`` overrides what ``layer_ratios`` says of a layer.
         """
-        from hydrapress_pruners.movement import prune_by_movement
+        from hydrapress_pruners.weights.movement import prune_by_movement
 
         pruned = prune_by_movement(
             model,

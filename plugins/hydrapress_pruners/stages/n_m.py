@@ -57,7 +57,7 @@ class NM(Pruner):
         Raises:
             StageError: If no layer has inputs in whole blocks, or a weight is not finite.
         """
-        from hydrapress_pruners.n_m import n_m_layers, prune_n_m
+        from hydrapress_pruners.weights.n_m import n_m_layers, prune_n_m
 
         where = f"stage '{context.stage_id}'"
         _, dense = n_m_layers(model.module, self.m, skip=self.skip, where=where)
@@ -71,9 +71,9 @@ class NM(Pruner):
         return pruned
 
     def _permuted(self, model: TorchModel, context: Context, where: str) -> TorchModel:
-        from hydrapress_pruners.calibration import calibration_batches
-        from hydrapress_pruners.gradients import seeded
-        from hydrapress_pruners.permutation import permute_channels
+        from hydrapress_pruners.weights.calibration import calibration_batches
+        from hydrapress_pruners.weights.gradients import seeded
+        from hydrapress_pruners.weights.permutation import permute_channels
 
         with seeded(context, self.threads), ExitStack() as stack:
             bars: list[Bar] = []

@@ -10,12 +10,12 @@ from hydrapress.artifacts import LayerRatios, TorchModel
 from hydrapress.context import Context
 from hydrapress.settings import setting
 from hydrapress.stage import Pruner
-from hydrapress_pruners.criteria import Criterion
+from hydrapress_pruners.channels.criteria import Criterion
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from hydrapress_pruners.sensitivity import Part
+    from hydrapress_pruners.sensitivity.scan import Part
 
 __all__ = ["Sensitivity", "What"]
 
@@ -80,11 +80,11 @@ class Sensitivity(Pruner):
             StageError: If a pattern matches no layer, channels can't be removed or ranked, or the
                 sparsity can't be reached.
         """
-        from hydrapress_pruners.curves import choose_ratios
-        from hydrapress_pruners.gradients import seeded
-        from hydrapress_pruners.layers import prunable_layers
-        from hydrapress_pruners.sensitivity import quality_on, scan, validation_batches
-        from hydrapress_pruners.sensitivity_figure import sensitivity_figure
+        from hydrapress_pruners.sensitivity.curves import choose_ratios
+        from hydrapress_pruners.sensitivity.figure import sensitivity_figure
+        from hydrapress_pruners.sensitivity.scan import quality_on, scan, validation_batches
+        from hydrapress_pruners.weights.gradients import seeded
+        from hydrapress_pruners.weights.layers import prunable_layers
 
         where, objective = f"stage '{context.stage_id}'", context.task.objective
         with seeded(context, self.threads):
@@ -115,12 +115,12 @@ class Sensitivity(Pruner):
         return LayerRatios(whole_layers | chosen)
 
     def _parts(self, model: TorchModel, module: nn.Module, context: Context, where: str) -> list[Part]:
-        from hydrapress_pruners.sensitivity import channel_parts, weight_parts
+        from hydrapress_pruners.sensitivity.scan import channel_parts, weight_parts
 
         if self.what is What.WEIGHTS:
             return weight_parts(module, skip=self.skip, where=where)
-        from hydrapress_pruners.channel_groups import find_groups
-        from hydrapress_pruners.importance import calibration_samples, channel_scores
+        from hydrapress_pruners.channels.groups import find_groups
+        from hydrapress_pruners.channels.importance import calibration_samples, channel_scores
 
         batches = calibration_samples(context, self.batches, self.batch_size, where=where)
         groups = find_groups(model, batches[0][0], skip=self.skip, warn=context.warn, where=where)

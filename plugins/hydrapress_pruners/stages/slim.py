@@ -34,7 +34,7 @@ class Slim(TrainingPlan, Trainer):
         Raises:
             StageError: If the model has no batch norms.
         """
-        from hydrapress_pruners.slimming import near_zero, slim
+        from hydrapress_pruners.channels.slimming import near_zero, slim
 
         slimmed = slim(
             model,

@@ -12,7 +12,7 @@ from hydrapress.stage import Pruner
 if TYPE_CHECKING:
     from hydrapress.artifacts import LayerRatios, TorchModel
     from hydrapress.context import Context
-    from hydrapress_pruners.selection import Selection
+    from hydrapress_pruners.weights.selection import Selection
 
 __all__ = ["Scope", "WeightPruner", "log_sparsities"]
 
@@ -42,7 +42,7 @@ class WeightPruner(Pruner):
 
     def selection(self, layer_ratios: LayerRatios | None = None) -> Selection:
         """Give the fields as the algorithms take them; ``ratios`` overrides ``layer_ratios``."""
-        from hydrapress_pruners.selection import Selection
+        from hydrapress_pruners.weights.selection import Selection
 
         return Selection(
             self.sparsity,
@@ -54,7 +54,7 @@ class WeightPruner(Pruner):
 
 def log_sparsities(model: TorchModel, context: Context) -> None:
     """Log the fraction of zeros of each layer."""
-    from hydrapress_pruners.layers import layer_sparsities
+    from hydrapress_pruners.weights.layers import layer_sparsities
 
     for name, sparsity in layer_sparsities(model.module).items():
         context.log(f"sparsity/{name}", sparsity)

@@ -14,10 +14,10 @@ import numpy as np
 
 from hydrapress.artifacts import TorchModel
 from hydrapress.errors import StageError
+from hydrapress_pruners.weights.layers import chosen_layers, parameter_of, prunable_layers, ratio_of
+from hydrapress_pruners.weights.selection import Selection, promised_masks, select_weights, with_masks
 
-from .layers import chosen_layers, parameter_of, prunable_layers, ratio_of
 from .rewinding import Watched, plan_after, rewound, train_watched
-from .selection import Selection, promised_masks, select_weights, with_masks
 
 if TYPE_CHECKING:
     from torch import nn

@@ -28,8 +28,7 @@ from .units import ChannelGroup, Member, Role
 if TYPE_CHECKING:
     from hydrapress.artifacts import TorchModel
     from hydrapress.context import Context
-
-    from .gradients import Batch, BatchLoss
+    from hydrapress_pruners.weights.gradients import Batch, BatchLoss
 
 __all__ = [
     "Criterion",

@@ -14,9 +14,9 @@ from torch import nn
 
 from hydrapress.errors import StageError
 from hydrapress.modeling import output_tensors
+from hydrapress_pruners.weights.layers import prunable_layers, require_matches
 
 from .heads import by_heads, find_attentions
-from .layers import prunable_layers, require_matches
 from .narrowing import keep_units, narrow_, silence_
 from .units import ChannelGroup, Member, Role, Unit
 

@@ -15,18 +15,17 @@ import torch
 from hydrapress.artifacts import TorchModel
 from hydrapress.invariants import SparsityMask
 from hydrapress.modeling import output_tensors
+from hydrapress_pruners.channels.heads import by_heads, find_attentions
+from hydrapress_pruners.channels.units import Role
 
-from .heads import by_heads, find_attentions
 from .layers import parameter_of
 from .n_m import n_m_layers
-from .units import Role
 
 if TYPE_CHECKING:
     from torch import nn
 
     from hydrapress.invariants import Invariant
-
-    from .units import ChannelGroup, Member
+    from hydrapress_pruners.channels.units import ChannelGroup, Member
 
 __all__ = ["Permuted", "Watch", "best_order", "kept_magnitude", "permute_channels", "permute_units_"]
 
@@ -178,7 +177,7 @@ def permute_units_(module: nn.Module, group: ChannelGroup, order: np.ndarray) ->
 
 
 def _movable(module: nn.Module, inputs: Sequence[torch.Tensor], where: str) -> list[ChannelGroup]:
-    from .dependencies import couplings
+    from hydrapress_pruners.channels.dependencies import couplings
 
     attentions = find_attentions(module)
     found = couplings(module, inputs, where=where)

@@ -18,17 +18,16 @@ from hydrapress.errors import StageError
 from hydrapress.modeling import output_tensors
 from hydrapress.task import Split
 from hydrapress.whole_file import write_whole
+from hydrapress_pruners.channels.bounds import best_units
+from hydrapress_pruners.channels.narrowing import silence_
+from hydrapress_pruners.channels.units import ChannelGroup, Role
+from hydrapress_pruners.weights.layers import chosen_layers
 
-from .bounds import best_units
 from .curves import Curve
-from .layers import chosen_layers
-from .narrowing import silence_
-from .units import ChannelGroup, Role
 
 if TYPE_CHECKING:
     from hydrapress.context import Context
-
-    from .gradients import Batch
+    from hydrapress_pruners.weights.gradients import Batch
 
 __all__ = [
     "Part",

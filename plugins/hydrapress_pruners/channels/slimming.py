@@ -110,7 +110,7 @@ def removable_scales(model: TorchModel, context: Context, where: str) -> dict[st
     Raises:
         StageError: If the model's graph can't be followed, or no channel can be removed.
     """
-    from .channel_groups import find_groups
+    from .groups import find_groups
 
     every = scales_of(model.module)
     found = {path: np.zeros_like(each) for path, each in every.items()}

@@ -8,7 +8,7 @@ __all__ = ["Criterion"]
 
 
 class Criterion(Enum):
-    """By what units are ranked; see ``hydrapress_pruners.importance``."""
+    """By what units are ranked; see ``hydrapress_pruners.channels.importance``."""
 
     L1 = "L1"
     L2 = "L2"

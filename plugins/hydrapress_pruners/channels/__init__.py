@@ -1,0 +1,1 @@
+"""Whole channels, neurons and heads: found, scored, chosen within a budget, removed."""

@@ -1,0 +1,1 @@
+"""Sensitivity: what quality each layer's ratio costs, and the ratios that follow."""

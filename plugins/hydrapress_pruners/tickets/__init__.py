@@ -1,0 +1,1 @@
+"""Lottery tickets: ladders of pruning and rewinding, and their controls."""

@@ -1,0 +1,1 @@
+"""Single weights: scored, selected, zeroed and promised zero."""
