@@ -22,6 +22,7 @@ TINY = (
     "data=digits",
     "model=lenet_300_100",
     "stages.train.epochs=1",
+    "stages.prune.scope=LAYER",
     "stages.recover.epochs=1",
 )
 

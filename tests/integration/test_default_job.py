@@ -224,7 +224,7 @@ def test_from_python_the_result_says_what_the_store_says(workdir: Path) -> None:
 def test_a_stages_folder_loads_as_the_module_that_it_yielded(workdir: Path) -> None:
     import torch
 
-    result = hydrapress.run(["pipeline=prune", *SMALL, "stages.recover.epochs=1"])
+    result = hydrapress.run(["pipeline=prune", *SMALL, "stages.prune.scope=LAYER", "stages.recover.epochs=1"])
     stage = result.stages["recover"]
     assert isinstance(stage.artifact, TorchModel)
     loaded = hydrapress.load(stage.folder)

@@ -64,6 +64,10 @@ def small(command: str) -> list[str]:
         overrides += ["data=digits", "model=lenet_300_100"]
     if not re.search(r"pipeline=(int8|runtimes)|stages\.recover", command):
         overrides.append("stages.recover.epochs=1")
+    if not re.search(
+        r"pipeline=(int8|runtimes|prune_channels)|experiment=rounds|stage@stages\.prune", command
+    ):
+        overrides.append("stages.prune.scope=LAYER")
     if not re.search(r"pipeline=prune(\s|$)|experiment=", command):
         overrides += BRIEF_BENCH
     return overrides

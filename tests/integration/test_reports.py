@@ -140,7 +140,8 @@ def test_a_half_written_summary_breaks_no_report(swept: Swept) -> None:
 
 def test_a_failed_job_leaves_what_is_known_of_it(tmp_path: Path) -> None:
     done = run(
-        "-m", "pipeline=prune", *QUICK, "stages.recover.epochs=1", "stages.recover.learning_rate=1e30,0.01",
+        "-m", "pipeline=prune", *QUICK, "stages.prune.scope=LAYER", "stages.recover.epochs=1",
+        "stages.recover.learning_rate=1e30,0.01",
         cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 1
@@ -159,7 +160,16 @@ def test_a_failed_job_leaves_what_is_known_of_it(tmp_path: Path) -> None:
     ("override", "jobs", "sweeps"), [("report.enabled=false", 0, 0), ("report.jobs=false", 0, 1)]
 )
 def test_reports_can_be_left_out(override: str, jobs: int, sweeps: int, tmp_path: Path) -> None:
-    done = run("-m", "pipeline=prune", *QUICK, "stages.recover.epochs=1", "seed=0", override, cwd=tmp_path)
+    done = run(
+        "-m",
+        "pipeline=prune",
+        *QUICK,
+        "stages.prune.scope=LAYER",
+        "stages.recover.epochs=1",
+        "seed=0",
+        override,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("multirun/*/*/*/report.html"))) == jobs
     assert len(list(tmp_path.glob(".hydrapress/runs/*/report.html"))) == sweeps
