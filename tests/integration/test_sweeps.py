@@ -44,7 +44,7 @@ def test_the_shared_train_runs_once_and_every_job_is_named(tmp_path: Path) -> No
     # torch checkpoints are equally large, with zeros or without
     frontier = done.stdout[done.stdout.index("Frontier of") :]
     assert "nonzero_params" in frontier or "weights left" in frontier
-    assert re.search(r"^\s*[\d,]+\s+0\.\d{4}\s+(recover|prune)\s+sparsity=0\.9$", frontier, flags=re.MULTILINE)
+    assert re.search(r"(?m)^\s*[\d,]+\s+0\.\d{4}\s+(recover|prune)\s+sparsity=0\.9$", frontier)
     assert "Sweep: 3 of 3 jobs finished; accuracy is that on test data" in frontier
     # what Hydra launches is progress: stdout is the result
     assert "Launching" not in done.stdout
