@@ -104,7 +104,7 @@ def calibration_samples(context: Context, batches: int, batch_size: int, *, wher
     """Read the first batches of the calibration split, with their targets.
 
     Args:
-        context: Gives the data, and the device.
+        context: Gives the data; they stay where models lie, on the CPU.
         batches: How many; fewer where the split has fewer.
         batch_size: Samples a batch.
         where: Begins each message.
@@ -115,7 +115,7 @@ def calibration_samples(context: Context, batches: int, batch_size: int, *, wher
     found: list[Batch] = []
     for inputs, targets in itertools.islice(context.task.loader(Split.CALIBRATION, batch_size), batches):
         every = inputs if isinstance(inputs, list | tuple) else (inputs,)
-        found.append((tuple(each.to(context.device) for each in every), targets.to(context.device)))
+        found.append((tuple(every), targets))
     if not found:
         raise StageError(f"{where}: the calibration split is empty; give it samples")
     return found

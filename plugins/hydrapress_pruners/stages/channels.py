@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hydrapress.artifacts import LayerRatios, TorchModel
 from hydrapress.context import Context
-from hydrapress.errors import StageError, near_names
+from hydrapress.errors import near_names
 from hydrapress.settings import setting
 from hydrapress.stage import Pruner
 from hydrapress_pruners.channels.criteria import Criterion
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from hydrapress.plugins import Plugins
     from hydrapress_pruners.channels.bounds import Bounds
     from hydrapress_pruners.channels.groups import ChannelGroup
-    from hydrapress_pruners.weights.gradients import Batch
 
 __all__ = ["ChannelScope", "Channels", "Target"]
 
@@ -117,13 +115,13 @@ class Channels(Pruner):
         """
         from hydrapress_pruners.channels.bounds import Bounds
         from hydrapress_pruners.channels.groups import find_groups, keep_units
-        from hydrapress_pruners.channels.importance import channel_scores
+        from hydrapress_pruners.channels.importance import calibration_samples, channel_scores
         from hydrapress_pruners.weights.gradients import seeded
 
         where = f"stage '{context.stage_id}'"
         ratios = (dict(layer_ratios.ratios) if layer_ratios else {}) | self.ratios
         with seeded(context, self.threads):
-            batches = _calibration_batches(context, self.batches, self.batch_size, where)
+            batches = calibration_samples(context, self.batches, self.batch_size, where=where)
             groups = find_groups(
                 model,
                 batches[0][0],
@@ -171,24 +169,6 @@ class Channels(Pruner):
         budget = Budget(cost, self.factor, self.scope is ChannelScope.UNIFORM, bounds)
         sample = context.task.sample_inputs(1)
         return choose_units(model.module, groups, scores, budget, sample=sample, where=where)
-
-
-def _calibration_batches(context: Context, batches: int, batch_size: int, where: str) -> list[Batch]:
-    """Read the first batches of the calibration split.
-
-    Raises:
-        StageError: If it is empty.
-    """
-    from hydrapress.task import Split
-
-    loader = context.task.loader(Split.CALIBRATION, batch_size)
-    found: list[Batch] = []
-    for inputs, targets in itertools.islice(loader, batches):
-        every = inputs if isinstance(inputs, list | tuple) else (inputs,)
-        found.append((tuple(each.to(context.device) for each in every), targets.to(context.device)))
-    if not found:
-        raise StageError(f"{where}: the calibration split is empty; give it samples")
-    return found
 
 
 def _log(
