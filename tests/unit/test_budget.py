@@ -200,6 +200,16 @@ def test_max_removed_and_ratios_bound_each_group() -> None:
     assert all(widths[name] >= 0.4 * sizes[name] for name in sizes)
 
 
+@pytest.mark.parametrize("factor", [1.01, 1000.0])
+def test_factor_does_not_count_where_ratios_fix_every_group(factor: float) -> None:
+    model, groups, inputs = found(small_net(), 1, 8, 8)
+    bounds = Bounds(round_to=1, ratios={"*": 0.5})
+    kept = choose_units(
+        model.module, groups, drawn(groups), Budget(Cost.MACS, factor, bounds=bounds), sample=inputs
+    )
+    assert widths_of(kept) == {group.name: group.size // 2 for group in groups}
+
+
 def test_narrow_group_stays_whole_and_last_pattern_counts() -> None:
     _, groups, _ = NETS["small"]()
     bounds = Bounds(round_to=8, ratios={"*": 0.9, "3": 0.5})

@@ -70,7 +70,8 @@ def choose_units(
 
     Returns:
         ``(size,)`` a group, true where the unit stays. The network costs at most its present cost
-        divided by ``factor``, as counted without building it (see ``cost_model``).
+        divided by ``factor``, as counted without building it (see ``cost_model``); where ``ratios``
+        fix every group, the factor says nothing and does not count.
 
     Raises:
         StageError: If a pattern matches no group, scores are missing or not finite, or the
@@ -78,6 +79,8 @@ def choose_units(
     """
     scores = checked_scores(groups, scores, where=where)
     widths = allowed_widths(groups, budget.bounds, where=where)
+    if all(own_ratio(group, budget.bounds.ratios) is not None for group in groups):
+        return best_units(scores, {name: allowed[0] for name, allowed in widths.items()})
     model = cost_model(module, groups, budget.cost, sample)
     now = model.at(model.sizes)
     least = model.at({name: allowed[-1] for name, allowed in widths.items()})

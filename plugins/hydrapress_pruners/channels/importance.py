@@ -54,8 +54,8 @@ def channel_scores(
 ) -> dict[str, np.ndarray]:
     """Score every unit of every group.
 
-    Scores of one group compare with each other; those of several groups only as parts of their
-    group's sum, except LAMP's, which are made to be compared.
+    Scores of one group compare with each other. Budgets compare those of several groups too, as they
+    are: only LAMP's are made for that, norms and Taylor's serve well, FPGM's and RANDOM's say nothing.
 
     - L1, L2: ``group_norms``; BN_SCALE: ``batch_norm_scales``; TAYLOR: ``taylor_scores``;
       FPGM: ``median_distances``; LAMP: ``lamp_scores``.

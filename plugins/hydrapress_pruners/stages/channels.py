@@ -49,7 +49,9 @@ class Channels(Pruner):
     target: Target = setting(
         Target.MACS, "what becomes less: operations, parameters, or time measured on 'backend'"
     )
-    factor: float = setting(2.0, "how many times less; for LATENCY, how many times faster", gt=1)
+    factor: float = setting(
+        2.0, "how many times less, or faster for LATENCY; counts unless 'ratios' fix every group", gt=1
+    )
     scope: ChannelScope = setting(
         ChannelScope.GLOBAL, "take what matters least over all groups, or the same fraction of each"
     )

@@ -142,4 +142,7 @@ class MovementMasks(RampedMasks):
 
     def after_step(self, module: nn.Module, step: int) -> None:
         """Choose if it is time to; the weights themselves stay."""
+        for score in self.learned.values():
+            # the step is done, and choosing takes memory itself
+            score.grad = None
         self.choose(step + 1)

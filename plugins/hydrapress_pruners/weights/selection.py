@@ -68,8 +68,7 @@ def select_weights(
         groups += [_Group(rest, selection.sparsity)] if rest else []
     chosen: dict[str, np.ndarray] = {}
     for group in groups:
-        ranked = {name: _ranked(name, scores[name], kept or {}, where) for name in group.layers}
-        chosen |= _lowest_out(ranked, group.ratio)
+        chosen |= _lowest_out({name: scores[name] for name in group.layers}, kept or {}, group.ratio, where)
     for name, mask in chosen.items():
         _require_some(name, mask, own[name], selection, where)
     return {parameter_of(name): chosen[name] for name in scores}
@@ -101,34 +100,36 @@ class _Group:
     ratio: float
 
 
-def _lowest_out(scores: Mapping[str, np.ndarray], ratio: float) -> dict[str, np.ndarray]:
+def _lowest_out(
+    scores: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], ratio: float, where: str
+) -> dict[str, np.ndarray]:
+    # one copy of the scores, in place and without sorting: ranks would take several times the model
     flat = np.concatenate([each.ravel() for each in scores.values()])
-    # what is zeroed already has the lowest score of all
+    at = 0
+    for name, each in scores.items():
+        part = flat[at : at + each.size]
+        if not np.isfinite(part).all():
+            raise StageError(f"{where}: layer '{name}' has scores that are not finite; train the model again")
+        if (mask := kept.get(parameter_of(name))) is not None:
+            # what is zeroed already has the lowest score of all
+            part[~mask.ravel()] = -np.inf
+        at += each.size
     count = max(round(ratio * flat.size), int(np.count_nonzero(np.isneginf(flat))))
     if not count:
         return {name: np.ones(each.shape, dtype=bool) for name, each in scores.items()}
-    # in place and without sorting: ranks of all weights would take several times the model
     flat.partition(count - 1)
     highest_out = flat[count - 1]
     equal_out = count - int(np.count_nonzero(flat[:count] < highest_out))
+    del flat
     stays: dict[str, np.ndarray] = {}
     for name, each in scores.items():
-        stays[name] = np.greater(each, highest_out, order="C")
-        equal = np.flatnonzero(each == highest_out)
+        mask = kept.get(parameter_of(name))
+        free = True if mask is None else mask
+        stays[name] = np.greater(each, highest_out, order="C") & free
+        equal = np.flatnonzero((each == highest_out) & free)
         stays[name].reshape(-1)[equal[equal_out:]] = True
         equal_out -= min(equal_out, equal.size)
     return stays
-
-
-def _ranked(name: str, scores: np.ndarray, kept: Mapping[str, np.ndarray], where: str) -> np.ndarray:
-    if not np.isfinite(scores).all():
-        raise StageError(f"{where}: layer '{name}' has scores that are not finite; train the model again")
-    mask = kept.get(parameter_of(name))
-    if mask is None:
-        return scores
-    ranked = scores.astype(np.float32, copy=True)
-    ranked[~mask] = -np.inf
-    return ranked
 
 
 def _require_some(name: str, mask: np.ndarray, ratio: float | None, selection: Selection, where: str) -> None:
