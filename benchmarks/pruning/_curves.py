@@ -53,18 +53,9 @@ def draw(study: dict[str, object], path: Path) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %\n{100 / value:.3g}x"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.minorticks_off()
+    ends.append((0.0, middle, "#333333", "control, not pruned"))
+    ends.append((0.0, middle - margin, "#333333", f"{margin:g} point{'' if margin == 1 else 's'} below it"))
     label_ends(axes, ends, bottom)
-    first_kept = 100 * asked[0]
-    axes.annotate(
-        "control, not pruned", (first_kept, middle), xytext=(2, 3), textcoords="offset points", fontsize=9
-    )
-    axes.annotate(
-        f"{margin:g} point{'' if margin == 1 else 's'} below",
-        (first_kept, middle - margin),
-        xytext=(2, -11),
-        textcoords="offset points",
-        fontsize=9,
-    )
     axes.set_xlabel("weights of dense and convolution layers that stay")
     axes.set_ylabel("test accuracy, %")
     seeds = len(study["seeds"])  # type: ignore[arg-type]
@@ -85,11 +76,11 @@ def label_ends(axes: object, ends: Sequence[tuple[float, float, object, str]], b
     low, high = axes.get_ylim()  # type: ignore[attr-defined]
     gap = 0.05 * (high - low)
     at = low
-    for x, y, color, title in sorted(ends, key=lambda end: end[1]):
+    for _, y, color, title in sorted(ends, key=lambda end: end[1]):
         at = max(y, bottom, at + gap) if at > low else max(y, bottom)
         axes.annotate(  # type: ignore[attr-defined]
             title,
-            (x, max(y, bottom)),
+            (1.0, max(y, bottom)),
             xytext=(1.03, (at - low) / (high - low)),
             textcoords=axes.transAxes,  # type: ignore[attr-defined]
             color=color,

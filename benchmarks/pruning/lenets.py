@@ -1,7 +1,7 @@
 """How many weights of the LeNets can go without a significant loss, by each pruner.
 
     python benchmarks/pruning/lenets.py [--nets lenet_300_100 lenet5] [--data mnist_5k fashion_mnist]
-        [--methods rounds gradual ...] [--kept 0.08 0.05 ...] [--seeds 5] [--place .hydrapress/lenets]
+        [--methods rounds gradual ...] [--kept 0.08 0.05 ...] [--seeds 5] [--place .hydrapress/lenets] [--only-draw]
 
 The baseline trains until the validation split stops improving. Every pruner goes on from it for
 as many epochs, and so does the control, which is not pruned; pruners that work before training
@@ -294,7 +294,12 @@ def main() -> None:
     parser.add_argument("--place", type=Path, default=Path(".hydrapress/lenets"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--images", type=Path, default=IMAGES)
+    parser.add_argument("--only-draw", action="store_true", help="draw what --out holds, and train nothing")
     args = parser.parse_args()
+    if args.only_draw:
+        for study in json.loads(args.out.read_text("utf-8")).values():
+            draw(study, args.images / f"{study['net']}_{study['data']}.png")
+        return
     for net in args.nets:
         for data in args.data:
             budget = BUDGETS[net, data]
