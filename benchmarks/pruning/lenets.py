@@ -1,7 +1,8 @@
 """How many weights of the LeNets can go without a significant loss, by each pruner.
 
     python benchmarks/pruning/lenets.py [--nets lenet_300_100 lenet5] [--data mnist_5k fashion_mnist]
-        [--methods rounds gradual ...] [--kept 0.08 0.05 ...] [--seeds 5] [--place .hydrapress/lenets] [--only-draw]
+        [--methods rounds gradual ...] [--kept 0.08 0.05 ...] [--seeds 5] [--place .hydrapress/lenets]
+        [--only-draw]
 
 The baseline trains until the validation split stops improving. Every pruner goes on from it for
 as many epochs, and so does the control, which is not pruned; pruners that work before training
