@@ -387,6 +387,31 @@ def test_a_forward_that_fixes_channels_is_found_out_by_trial() -> None:
         groups_of(gate)
 
 
+def test_a_norm_over_several_channels_hides_no_fixed_order() -> None:
+    def after_norm(m: Any, x: torch.Tensor) -> torch.Tensor:
+        return shuffled(m, torch.relu(m.norm(m.stem(x))))
+
+    net = Net(
+        after_norm,
+        stem=nn.Conv2d(3, 6, 1),
+        norm=nn.GroupNorm(2, 6),
+        a=nn.Conv2d(6, 8, 3),
+        b=nn.Conv2d(8, 8, 3),
+        c=nn.Conv2d(8, 4, 1),
+        h=head(4),
+    )
+    with pytest.raises(StageError, match="channels of 'a' can't be removed"):
+        groups_of(net)
+    assert list(groups_of(net, skip=["a"])) == ["stem", "b", "c"]
+
+
+def test_outputs_that_are_not_finite_are_refused() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), head(4))
+    net[3][-1].bias.data[0] = float("nan")
+    with pytest.raises(StageError, match="outputs on the calibration samples are not finite; train the"):
+        groups_of(net)
+
+
 def test_channels_that_are_shifted_against_each_other_stay() -> None:
     def turned(m: Any, x: torch.Tensor) -> torch.Tensor:
         y = m.a(x)

@@ -192,3 +192,11 @@ def test_latency_goes_to_the_backend(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (target.backend, target.factor, target.threads, target.tried_widths) == ("litert-cpu", 1.5, 2, 4)
     assert (target.bounds.round_to, target.bounds.max_removed) == (8, 0.8)
     assert widths(services) == {"0": [16, 8], "3": [24, 8], "8": [32, 8]}
+
+
+def test_a_ratio_that_rounding_undoes_is_told(tmp_path: Path) -> None:
+    net = model_of(nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10)))
+    services = RecordingServices()
+    pruned = Channels(ratios={"1": 0.9}).run(net, context=context_of(tmp_path, services=services))
+    assert pruned.module[1].weight.shape == (8, 64)  # type: ignore[index]
+    assert services.warnings == ["ratios: '1' stay whole, as round_to is 8; lower it to narrow them"]

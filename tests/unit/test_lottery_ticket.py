@@ -29,6 +29,7 @@ from hydrapress_pruners.tickets.lottery_ticket import (
     remaining,
 )
 from hydrapress_pruners.tickets.rewinding import Watched, plan_after, rewound, train_watched
+from hydrapress_pruners.weights.selection import with_masks
 from hydrapress_zoo.lenets import LeNet300100
 
 PLAN = TrainingPlan(epochs=2, batch_size=64)
@@ -44,6 +45,13 @@ def rung_of(module: nn.Module, masks: dict[str, np.ndarray]) -> Rung:
 
 def masks_of(rungs: list[Rung]) -> list[dict[str, np.ndarray]]:
     return [dict(rung.masks) for rung in rungs]
+
+
+def test_zeros_of_skipped_layers_that_were_promised_are_not_left() -> None:
+    module = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 4))
+    rung = rung_of(module, {"0.weight": np.arange(20).reshape(5, 4) < 10})
+    start = with_masks(rung.start, {"1.weight": np.arange(20).reshape(4, 5) < 4})
+    assert replace(rung, start=start).weights_left == pytest.approx(14 / 40)
 
 
 # --- the schedule ---------------------------------------------------------------------------
@@ -311,3 +319,21 @@ def test_the_stage_begins_with_a_given_net(tmp_path: Path) -> None:
 def test_fields_out_of_range_are_refused(fields: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigError, match=f"pruner/lottery_ticket: {why}"):
         LotteryTicket(**fields)
+
+
+class HalfHead(nn.Module):
+    """Its last layer counts in bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 10).bfloat16()
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(image.flatten(1).bfloat16()).float()
+        return logits
+
+
+def test_weights_in_bfloat16_give_tickets(tmp_path: Path) -> None:
+    pruned = LotteryTicket(rounds=1, epochs=1).run(model_of(HalfHead()), context=context_of(tmp_path))
+    # the output layer gives a tenth
+    assert float((pruned.module.head.weight == 0).float().mean()) == pytest.approx(0.1)

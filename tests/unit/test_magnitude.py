@@ -195,3 +195,25 @@ def test_the_stage(tmp_path: Path) -> None:
 def test_fields_out_of_range_are_refused(fields: dict[str, object], why: str) -> None:
     with pytest.raises(ConfigError, match=f"pruner/magnitude: {why}; it must satisfy 0 <= "):
         Magnitude(**fields)  # type: ignore[arg-type]  # one field at a time
+
+
+def shared_by_two() -> nn.Sequential:
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    net[1].weight = net[0].weight
+    return net
+
+
+def test_a_shared_weight_is_skipped_by_either_name() -> None:
+    for name in ("0", "1"):
+        assert list(magnitude_masks(shared_by_two(), 0.5, skip=[name])) == ["2.weight"]
+
+
+def test_a_ratio_for_the_second_name_of_a_weight_names_the_first() -> None:
+    with pytest.raises(StageError, match="layer '1' shares its weight with '0'; give '0' the ratio"):
+        magnitude_masks(shared_by_two(), 0.5, ratios={"1": 0.5})
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_an_empty_layer_is_no_layer() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 0))
+    assert list(magnitude_masks(net, 0.5)) == ["0.weight"]

@@ -156,7 +156,7 @@ def test_the_stage(tmp_path: Path) -> None:
     pruned = NM().run(model, context=context_of(tmp_path, services=services))
     assert layer_sparsities(pruned.module) == {"1": 0.5, "3": 0.0}
     assert services.warnings == [
-        "stage 'stage': these layers stay dense: '3': its 30 inputs are no multiple of 4"
+        "layers left dense, which can't have the pattern: '3': its 30 inputs are no multiple of 4"
     ]
     assert services.values("sparsity/1") == [0.5]
 
@@ -202,3 +202,18 @@ def test_narrowing_keeps_a_pattern_where_whole_blocks_go(gone: tuple[int, ...], 
     patterns = next(each.patterns for each in narrow.invariants if isinstance(each, BlockSparsity))
     assert {name: each.shape for name, each in patterns.items()} == {"0.weight": (4, 4), "2.weight": (4, 4)}
     assert all(each.check(narrow.module).holds for each in narrow.invariants)
+
+
+def test_the_order_of_a_net_with_outputs_that_are_not_finite_is_refused(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    net[3].bias.data[0] = float("inf")
+    with pytest.raises(StageError, match="outputs on the calibration samples are not finite"):
+        NM(permute=True).run(model_of(net), context=context_of(tmp_path))
+
+
+def test_weights_that_are_all_zero_gain_nothing_by_another_order(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+    nn.init.zeros_(net[3].weight)
+    services = RecordingServices()
+    NM(permute=True, skip=["1"]).run(model_of(net), context=context_of(tmp_path, services=services))
+    assert services.values("permutation/gain") == [0.0]

@@ -185,3 +185,35 @@ def test_the_figure_is_the_same_each_time_and_colours_the_most_sensitive() -> No
     chosen = choose_ratios(curves, 0.9, max_loss=0.01)
     first = sensitivity_figure(curves, chosen, 0.9, "accuracy", "weights")
     assert first == sensitivity_figure(curves, chosen, 0.9, "accuracy", "weights")
+
+
+def test_a_whole_that_is_not_finite_tells_no_loss() -> None:
+    with pytest.raises(StageError, match="quality with nothing removed is nan"):
+        choose_ratios([Curve("a", 10, (0.5,), (0.9,))], float("nan"), max_loss=0.01)
+
+
+def test_weights_in_another_memory_order_are_pruned_and_put_back(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(2, 3, 3)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    before = net[0].weight.detach().clone()
+    (part,) = weight_parts(net, where="here")
+    with part.removed(20):
+        assert int((net[0].weight == 0).sum()) == 20
+        assert net[0].weight.abs().max() == before.abs().max()
+    assert torch.equal(net[0].weight, before)
+
+
+def test_channels_that_a_norm_mixes_are_removed_as_narrowing_removes_them() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4)
+    ).eval()
+    images = torch.randn(2, 1, 8, 8)
+    model = model_of(net)
+    groups = find_groups(model, (images,))
+    scores = {"0": np.arange(4.0)}
+    (part,) = channel_parts(net, groups, scores)
+    narrowed = keep_units(model, groups, {"0": np.array([False, True, True, True])})
+    with part.removed(1):
+        silent = net(images)
+    assert torch.allclose(silent, narrowed.module(images), atol=1e-5)
+    assert not torch.allclose(silent, net(images), atol=1e-3)

@@ -21,6 +21,7 @@ from hydrapress.task import Splits
 from hydrapress_pruners.stages import Wanda
 from hydrapress_pruners.weights.layers import layer_sparsities
 from hydrapress_pruners.weights.selection import Selection
+from hydrapress_pruners.weights.sparsegpt import prune_by_sparsegpt
 from hydrapress_pruners.weights.wanda import prune_by_wanda
 from hydrapress_zoo.digits import digits
 
@@ -182,3 +183,12 @@ def test_fields_out_of_range_are_refused() -> None:
         Wanda(n=4, m=4)
     with pytest.raises(ConfigError, match="'m' is 1"):
         Wanda(m=1)
+
+
+@pytest.mark.parametrize("prune", [prune_by_wanda, prune_by_sparsegpt])
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_dense_layers_of_attentions_are_among_them(prune: Any, norm_first: bool) -> None:
+    block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=norm_first)
+    found = prune(model_of(nn.Sequential(block).eval()), Selection(0.5, True), [(torch.randn(6, 5, 8),)])
+    names = ("0.self_attn.out_proj", "0.linear1", "0.linear2")
+    assert layer_sparsities(found.module) == dict.fromkeys(names, 0.5)

@@ -13,7 +13,7 @@ from hydrapress.errors import StageError, near_names
 
 from .units import ChannelGroup, Unit
 
-__all__ = ["Bounds", "allowed_widths", "best_units", "checked_scores", "own_ratio"]
+__all__ = ["Bounds", "allowed_widths", "best_units", "checked_scores", "own_ratio", "unheeded_ratios"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,15 @@ def allowed_widths(
                 f"{near_names(pattern, layers)}"
             )
     return {group.name: _widths_of(group, bounds) for group in groups}
+
+
+def unheeded_ratios(groups: Sequence[ChannelGroup], bounds: Bounds) -> list[str]:
+    """Name the groups that stay whole although a ratio above 0 is asked of them, as rounding has it."""
+    return [
+        group.name
+        for group in groups
+        if (own_ratio(group, bounds.ratios) or 0) > 0 and _widths_of(group, bounds) == (group.size,)
+    ]
 
 
 def own_ratio(group: ChannelGroup, ratios: Mapping[str, float]) -> float | None:

@@ -37,7 +37,6 @@ class CoupledLayers:
     Attributes:
         members: What belongs to them, by layer, name and axis.
         hidden: Whether an embedding, a layer norm or a bare parameter is among it.
-        mixes: Whether a norm takes its statistics over several channels.
         outputs: Whether they are the model's outputs.
         obstacle: Why none can be removed: the first reason met.
     """
@@ -45,7 +44,7 @@ class CoupledLayers:
     def __init__(self, module: nn.Module, shared: Collection[str]) -> None:
         """Take the module, and the paths of layers that share a weight with another."""
         self.members: dict[tuple[str, str, int], Member] = {}
-        self.hidden = self.mixes = self.outputs = False
+        self.hidden = self.outputs = False
         self.obstacle = ""
         self._module, self._shared = module, shared
         self._blocks = 1
@@ -112,15 +111,14 @@ class CoupledLayers:
         if isinstance(layer, nn.PReLU) and layer.num_parameters == 1:
             return  # one slope for all channels
         if isinstance(layer, nn.GroupNorm):
-            self.mixes = True
             self._blocks = math.lcm(self._blocks, layer.num_groups)
         if isinstance(layer, nn.LayerNorm):
-            self.mixes = self.hidden = True
+            self.hidden = True
             if len(layer.normalized_shape) > 1:
                 self.refuse(f"'{name}' normalizes over more than the channels")
         names = next(names for kind, names in _TENSORS.items() if isinstance(layer, kind))
         held = tuple(each for each in names if getattr(layer, each) is not None)
-        if not held and isinstance(layer, nn.LayerNorm | _InstanceNorm):
+        if not held and isinstance(layer, nn.GroupNorm | nn.LayerNorm | _InstanceNorm):
             self.refuse(f"'{name}' holds no values to cut, only a width")
         self._add(name, held, 0, indices, Role.NORM)
 

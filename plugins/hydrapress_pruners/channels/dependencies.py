@@ -37,15 +37,12 @@ class Coupling:
         group: The channels, and what belongs to each.
         hidden: Whether an embedding, a layer norm or a bare parameter is among it: the residual
             stream of a transformer.
-        mixes: Whether a norm computes statistics over several channels, so that removing one
-            changes the others a little.
         outputs: Whether they are the model's outputs.
         obstacle: Why no channel of it can be removed; empty if they can.
     """
 
     group: ChannelGroup
     hidden: bool
-    mixes: bool
     outputs: bool
     obstacle: str
 
@@ -190,7 +187,7 @@ class _Graph:
         if size < 2:
             parts.refuse("its channels can only go all together")
         group = ChannelGroup(name, Unit.CHANNEL, size, tuple(parts.members.values()))
-        return Coupling(group, parts.hidden, parts.mixes, parts.outputs, parts.obstacle)
+        return Coupling(group, parts.hidden, parts.outputs, parts.obstacle)
 
     def _items(self, layer: nn.Module, roots: list[int]) -> list[tuple[Any, bool, list[int], list[int]]]:
         """Give what goes with the channels: a module, whether it reads them, positions, channels."""

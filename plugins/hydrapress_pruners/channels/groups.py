@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from hydrapress.errors import StageError
-from hydrapress.modeling import output_tensors
 from hydrapress_pruners.weights.layers import prunable_layers, require_matches
 
+from .dry_run import dry_outputs, require_finite
 from .heads import by_heads, find_attentions
-from .narrowing import keep_units, narrow_, silence_
+from .narrowing import keep_units, narrow_
+from .silencing import silenced
 from .units import ChannelGroup, Member, Role, Unit
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def find_groups(
 
     Raises:
         StageError: If a pattern matches no layer, the model can't be traced, nothing is left, or the
-            model's forward fixes the number or the order of channels that ``skip`` does not name.
+            model's forward fixes the number or the order of channels that ``skip`` does not name; or if
+            the model's outputs are not finite.
     """
     from .dependencies import couplings
 
@@ -131,15 +133,16 @@ def _try_removal(
     """Remove half of all units, and compare.
 
     Raises:
-        StageError: With the groups that can't do without them, and how it shows.
+        StageError: With the groups that can't do without them, and how it shows; or if the model's
+            outputs are not finite.
     """
-    if not _difference(module, inputs, found):
+    if not _difference(module, inputs, found, where):
         return
     # which one it is takes a run each, and is needed only now
-    wrong = {each.group.name: _difference(module, inputs, [each]) for each in found}
+    wrong = {each.group.name: _difference(module, inputs, [each], where) for each in found}
     wrong = {name: why for name, why in wrong.items() if why}
     if not wrong:
-        wrong = {each.group.name: _difference(module, inputs, found) for each in found}
+        wrong = {each.group.name: _difference(module, inputs, found, where) for each in found}
     names = ", ".join(f"'{name}'" for name in wrong)
     raise StageError(
         f"{where}: channels of {names} can't be removed: {next(iter(wrong.values()))}. Something in the "
@@ -148,30 +151,28 @@ def _try_removal(
     )
 
 
-def _difference(module: nn.Module, inputs: Sequence[torch.Tensor], found: Sequence[Coupling]) -> str:
+def _difference(
+    module: nn.Module, inputs: Sequence[torch.Tensor], found: Sequence[Coupling], where: str
+) -> str:
     """Say how a model without half of its units differs from one that does not read them."""
-    trial = copy.deepcopy(module).eval()
-    device = next((p.device for p in trial.parameters()), None)
-    batch = [each[:2] if device is None else each[:2].to(device) for each in inputs]
+    trial = copy.deepcopy(module)
     groups = [each.group for each in found]
     order = np.random.default_rng(0)
     kept = {group.name: order.permutation(group.size) % 2 == 0 for group in groups}
-    with torch.no_grad():
-        silence_(trial, groups, kept)
-        expected = output_tensors(trial(*batch))
-        try:
-            narrow_(trial, groups, kept)
-            outputs = output_tensors(trial(*batch))
-        except Exception as error:  # the model's own code meets widths it may not expect
-            return f"without half of them the model fails ({type(error).__name__}: {error})"
+    with silenced(trial, groups, kept):
+        expected = dry_outputs(trial, inputs)
+    require_finite(expected, where)
+    try:
+        narrow_(trial, groups, kept)
+        outputs = dry_outputs(trial, inputs)
+    except Exception as error:  # the model's own code meets widths it may not expect
+        return f"without half of them the model fails ({type(error).__name__}: {error})"
     shapes = [tuple(each.shape) for each in outputs], [tuple(each.shape) for each in expected]
     if shapes[0] != shapes[1]:
         return f"without half of them the outputs have shapes {shapes[0]}, not {shapes[1]}"
-    if any(each.mixes for each in found):
-        return ""  # statistics over channels are others, rightly
     for ours, theirs in zip(outputs, expected, strict=True):
         largest = float(theirs.abs().max()) if theirs.numel() else 0.0
-        if not torch.allclose(ours, theirs, rtol=0, atol=_TOLERANCE * largest, equal_nan=True):
+        if not torch.allclose(ours, theirs, rtol=0, atol=_TOLERANCE * largest):
             gap = float((ours - theirs).abs().max())
             return f"without half of them an output differs by {gap:.3g} of {largest:.3g}"
     return ""

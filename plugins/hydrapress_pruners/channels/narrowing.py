@@ -21,9 +21,9 @@ from .heads import set_heads_
 from .units import ChannelGroup, Role, Unit
 from .width_promise import Widths
 
-__all__ = ["keep_units", "narrow_", "silence_"]
+__all__ = ["Cuts", "cuts_of", "keep_units", "narrow_"]
 
-_Cuts = dict[str, dict[int, np.ndarray]]
+Cuts = dict[str, dict[int, np.ndarray]]
 """By parameter and axis, true where it stays."""
 
 
@@ -71,13 +71,13 @@ def keep_units(
     )
 
 
-def narrow_(module: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, np.ndarray]) -> _Cuts:
+def narrow_(module: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, np.ndarray]) -> Cuts:
     """Remove units in place; see ``keep_units``.
 
     Returns:
         By parameter and axis, true where it stays.
     """
-    cuts = _cuts(module, groups, kept)
+    cuts = cuts_of(module, groups, kept)
     layers: dict[str, nn.Module] = {}
     for path, axes in cuts.items():
         layer, _, name = path.rpartition(".")
@@ -100,23 +100,9 @@ def narrow_(module: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str
     return cuts
 
 
-def silence_(module: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, np.ndarray]) -> None:
-    """Zero, in place, the weights that read the units that go: the wide model of a narrowed one.
-
-    It computes what ``narrow_`` computes, wherever no norm is taken over several channels.
-    """
-    readers = [
-        replace(group, members=tuple(m for m in group.members if m.role is Role.INPUT)) for group in groups
-    ]
-    with torch.no_grad():
-        for path, axes in _cuts(module, readers, kept).items():
-            weight = module.get_parameter(path)
-            for axis, stays in axes.items():
-                weight.index_fill_(axis, torch.from_numpy(np.flatnonzero(~stays)).to(weight.device), 0.0)
-
-
-def _cuts(module: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, np.ndarray]) -> _Cuts:
-    cuts: _Cuts = {}
+def cuts_of(module: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, np.ndarray]) -> Cuts:
+    """Give what stays of each tensor: by parameter and axis, true where it does."""
+    cuts: Cuts = {}
     for group in groups:
         stays = kept.get(group.name)
         if stays is None or bool(np.all(stays)):
@@ -158,7 +144,7 @@ def _set_sizes_(layer: nn.Module) -> None:
         setattr(layer, name, size)
 
 
-def _cut_invariant(invariant: Invariant, cuts: _Cuts) -> Invariant:
+def _cut_invariant(invariant: Invariant, cuts: Cuts) -> Invariant:
     if type(invariant) is SparsityMask:
         masks = dict(invariant.masks)
         for path in masks.keys() & cuts.keys():
@@ -194,7 +180,7 @@ def _misfits(invariant: Invariant) -> tuple[str, ...]:
 
 
 def _shapes(
-    model: TorchModel, module: nn.Module, groups: Sequence[ChannelGroup], cuts: _Cuts
+    model: TorchModel, module: nn.Module, groups: Sequence[ChannelGroup], cuts: Cuts
 ) -> dict[str, tuple[int, ...]]:
     """Give the shapes of the narrowed weights; norms and biases are folded away by exporters."""
     norms = {m.path for group in groups for m in group.members if m.role is Role.NORM}

@@ -91,8 +91,14 @@ def choose_ratios(
         Ratios in 0..1 by the part's name.
 
     Raises:
-        StageError: If the sparsity can't be reached, with the largest that can.
+        StageError: If the sparsity can't be reached, with the largest that can; or if the quality of the
+            whole is not finite.
     """
+    if not math.isfinite(whole):
+        raise StageError(
+            f"{where}: the quality with nothing removed is {whole}, so that no loss can be told; train the "
+            "model again"
+        )
 
     def at(loss: float) -> dict[str, float]:
         return {

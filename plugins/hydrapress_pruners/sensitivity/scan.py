@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from hydrapress.modeling import output_tensors
 from hydrapress.task import Split
 from hydrapress.whole_file import write_whole
 from hydrapress_pruners.channels.bounds import best_units
-from hydrapress_pruners.channels.narrowing import silence_
+from hydrapress_pruners.channels.silencing import silenced
 from hydrapress_pruners.channels.units import ChannelGroup, Role
 from hydrapress_pruners.weights.layers import chosen_layers
 
@@ -53,7 +53,7 @@ class Part:
     name: str
     units: int
     weights: int
-    removed: Callable[[int], Any]
+    removed: Callable[[int], AbstractContextManager[None]]
 
 
 def weight_parts(module: nn.Module, *, skip: Sequence[str] = (), where: str) -> list[Part]:
@@ -75,7 +75,9 @@ def weight_parts(module: nn.Module, *, skip: Sequence[str] = (), where: str) -> 
         def removed(count: int) -> Iterator[None]:
             before = weight.detach().clone()
             try:
-                weight.data.view(-1)[order[:count]] = 0.0
+                flat = before.flatten().clone()
+                flat[order[:count]] = 0.0
+                weight.data.copy_(flat.view(before.shape))
                 yield
             finally:
                 weight.data.copy_(before)
@@ -90,7 +92,7 @@ def channel_parts(
 ) -> list[Part]:
     """Give channel groups, whose units of lowest score are no longer read.
 
-    That computes what a narrowed model computes, except where a norm mixes channels.
+    That computes what a narrowed model computes.
 
     Args:
         module: Is changed in place while a part's block runs.
@@ -99,20 +101,12 @@ def channel_parts(
     """
 
     def part(group: ChannelGroup) -> Part:
-        readers = {m.path: module.get_parameter(m.path) for m in group.members if m.role is Role.INPUT}
         roles = (Role.OUTPUT, Role.DEPTHWISE)
         own = {m.path for m in group.members if m.role in roles and m.parameter == "weight"}
 
-        @contextmanager
-        def removed(count: int) -> Iterator[None]:
-            before = {path: weight.detach().clone() for path, weight in readers.items()}
-            try:
-                kept = best_units({group.name: scores[group.name]}, {group.name: group.size - count})
-                silence_(module, [group], kept)
-                yield
-            finally:
-                for path, weight in readers.items():
-                    weight.data.copy_(before[path])
+        def removed(count: int) -> AbstractContextManager[None]:
+            kept = best_units({group.name: scores[group.name]}, {group.name: group.size - count})
+            return silenced(module, [group], kept)
 
         weights = sum(module.get_parameter(path).numel() for path in own)
         return Part(group.name, group.size, weights, removed)

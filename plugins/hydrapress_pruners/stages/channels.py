@@ -115,7 +115,7 @@ class Channels(Pruner):
                 be reached).
             BackendError: If time can't be measured on the backend.
         """
-        from hydrapress_pruners.channels.bounds import Bounds
+        from hydrapress_pruners.channels.bounds import Bounds, unheeded_ratios
         from hydrapress_pruners.channels.groups import find_groups, keep_units
         from hydrapress_pruners.channels.importance import calibration_samples, channel_scores
         from hydrapress_pruners.weights.gradients import seeded
@@ -144,6 +144,11 @@ class Channels(Pruner):
                 where=where,
             )
         bounds = Bounds(self.round_to, self.max_removed, ratios)
+        if unheeded := unheeded_ratios(groups, bounds):
+            named = ", ".join(f"'{name}'" for name in unheeded)
+            context.warn(
+                f"ratios: {named} stay whole, as round_to is {self.round_to}; lower it to narrow them"
+            )
         kept = self._choose(model, groups, scores, bounds, context, where)
         narrowed = keep_units(model, groups, kept, where=where)
         _log(model, narrowed, groups, kept, context)

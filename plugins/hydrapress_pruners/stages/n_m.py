@@ -63,7 +63,7 @@ class NM(Pruner):
         _, dense = n_m_layers(model.module, self.m, skip=self.skip, where=where)
         if dense:
             listed = "; ".join(f"'{name}': {why}" for name, why in dense.items())
-            context.warn(f"{where}: these layers stay dense: {listed}")
+            context.warn(f"layers left dense, which can't have the pattern: {listed}")
         if self.permute:
             model = self._permuted(model, context, where)
         pruned = prune_n_m(model, self.n, self.m, skip=self.skip, where=where)
@@ -88,5 +88,5 @@ class NM(Pruner):
             found = permute_channels(
                 model, inputs, self.n, self.m, skip=self.skip, rounds=self.rounds, watch=watch, where=where
             )
-        context.log("permutation/gain", found.after / found.before - 1)
+        context.log("permutation/gain", found.after / found.before - 1 if found.before else 0.0)
         return found.model

@@ -87,7 +87,9 @@ class Rung:
     def weights_left(self) -> float:
         """Fraction of the weights of all dense and convolution layers that stay, 0..1."""
         layers = prunable_layers(self.start.module)
-        gone = sum(int((~mask).sum()) for mask in self.masks.values())
+        # the masks of layers that were skipped are promised already
+        masks = {**promised_masks(self.start), **self.masks}
+        gone = sum(int((~masks[path]).sum()) for path in map(parameter_of, layers) if path in masks)
         return 1 - gone / sum(layer.weight.numel() for layer in layers.values())
 
 

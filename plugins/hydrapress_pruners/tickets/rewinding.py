@@ -100,7 +100,7 @@ def train_watched(
         )
     return Watched(
         trained,
-        {name: tensor.numpy() for name, tensor in watch.last.items()},
+        {name: tensor.float().numpy() for name, tensor in watch.last.items()},
         watch.at_step,
         keep_step,
         watch.steps,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -212,7 +213,10 @@ def _add(
 def _call_order(
     module: nn.Module, layers: Mapping[str, Layer], inputs: Inputs, where: str
 ) -> list[tuple[list[str], int]]:
-    """Give groups of layers fed by one tensor, in order, with how often one pass calls the group."""
+    """Give groups of layers fed by one tensor, in order, with how often one pass calls the group.
+
+    A model that sends samples different ways is refused: its passes have no one order.
+    """
     seen: dict[str, list[torch.Tensor]] = {}
 
     def note(name: str, call: Call) -> None:
@@ -223,8 +227,8 @@ def _call_order(
     unused = [name for name in layers if name not in seen]
     if unused:
         raise StageError(
-            f"{where}: the model never computes layer '{unused[0]}' as a dense layer or convolution on the "
-            "calibration samples, so that its weights can't be judged; name it in 'skip'"
+            f"{where}: on the first two calibration samples the model never computes layer '{unused[0]}' as "
+            "a dense layer or convolution, so that its weights can't be judged; name it in 'skip'"
         )
     groups: list[tuple[list[str], int]] = []
     shared: torch.Tensor | None = None
@@ -277,6 +281,9 @@ class _Calls(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         named = kwargs or {}
+        if func is functional.multi_head_attention_forward:
+            with _dispatched_inside(), self:
+                return func(*args, **named)
         if func in _FUNCTIONS:
             given = dict(zip(_NAMES, args, strict=False)) | named
             name = self.names.get(id(given["weight"]))
@@ -287,6 +294,18 @@ class _Calls(TorchFunctionMode):
                     if self.calls == 0:
                         raise _EnoughError
         return func(*args, **named)
+
+
+@contextmanager
+def _dispatched_inside() -> Iterator[None]:
+    """Let an attention's own dense layers be seen: it would hand itself over whole, again and again."""
+    names = vars(functional)
+    handed_over = names["has_torch_function"]
+    names["has_torch_function"] = lambda _: False
+    try:
+        yield
+    finally:
+        names["has_torch_function"] = handed_over
 
 
 _FUNCTIONS = {functional.linear, functional.conv1d, functional.conv2d, functional.conv3d}

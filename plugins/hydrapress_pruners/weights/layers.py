@@ -25,14 +25,11 @@ Layer = nn.Linear | _ConvNd
 
 
 def prunable_layers(module: nn.Module) -> dict[str, Layer]:
-    """Give the dense and convolution layers by name, in the module's order; a shared weight once."""
-    layers: dict[str, Layer] = {}
-    seen: set[int] = set()
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.Linear | _ConvNd) and id(layer.weight) not in seen:
-            seen.add(id(layer.weight))
-            layers[name] = layer
-    return layers
+    """Give the dense and convolution layers by name, in the module's order.
+
+    A weight that several share is given once, by the first of their names; an empty one is left out.
+    """
+    return {names[0]: layer for names, layer in _named_layers(module)}
 
 
 def chosen_layers(
@@ -42,16 +39,23 @@ def chosen_layers(
 
     Args:
         module: Its dense and convolution layers are looked at.
-        skip: Layers left out, by name or pattern.
+        skip: Layers left out, by name or pattern; with any of the layers that share a weight, all.
         also: Further patterns of the user's that must match a layer too, such as those of ratios.
         where: Begins each message.
 
     Raises:
         StageError: If a pattern matches no layer, or no layer is left.
     """
-    layers = prunable_layers(module)
-    require_matches([*also, *skip], layers, where)
-    chosen = {n: each for n, each in layers.items() if not any(fnmatchcase(n, pattern) for pattern in skip)}
+    found = _named_layers(module)
+    layers = [names[0] for names, _ in found]
+    require_matches(skip, [name for names, _ in found for name in names], where)
+    _require_first_names(also, [names for names, _ in found], where)
+    require_matches(also, layers, where)
+    chosen = {
+        names[0]: layer
+        for names, layer in found
+        if not any(fnmatchcase(name, pattern) for name in names for pattern in skip)
+    }
     if not chosen:
         why = (
             "every dense or convolution layer is skipped"
@@ -93,3 +97,23 @@ def layer_sparsities(module: nn.Module) -> dict[str, float]:
         name: float((layer.weight.detach() == 0).double().mean())
         for name, layer in prunable_layers(module).items()
     }
+
+
+def _named_layers(module: nn.Module) -> list[tuple[list[str], Layer]]:
+    """Give the layers, each with its name and those of the layers that share its weight."""
+    found: dict[int, tuple[list[str], Layer]] = {}
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Linear | _ConvNd) and layer.weight.numel():
+            found.setdefault(id(layer.weight), ([], layer))[0].append(name)
+    return list(found.values())
+
+
+def _require_first_names(patterns: Iterable[str], shared: Iterable[Sequence[str]], where: str) -> None:
+    """Refuse a ratio for the second name of a weight, which is known by its first."""
+    for pattern in patterns:
+        for first, *others in shared:
+            for name in others:
+                if name == pattern:
+                    raise StageError(
+                        f"{where}: layer '{name}' shares its weight with '{first}'; give '{first}' the ratio"
+                    )

@@ -14,7 +14,7 @@ import torch
 
 from hydrapress.artifacts import TorchModel
 from hydrapress.invariants import SparsityMask
-from hydrapress.modeling import output_tensors
+from hydrapress_pruners.channels.dry_run import dry_outputs, require_finite
 from hydrapress_pruners.channels.heads import by_heads, find_attentions
 from hydrapress_pruners.channels.units import Role
 
@@ -93,7 +93,7 @@ def permute_channels(
 
     Raises:
         StageError: If a pattern of ``skip`` matches no layer, no layer has inputs in whole blocks, or the
-            model can't be traced.
+            model can't be traced, or its outputs are not finite.
     """
     layers, _ = n_m_layers(model.module, m, skip=skip, where=where)
     groups = _movable(model.module, inputs, where)
@@ -109,7 +109,11 @@ def permute_channels(
         trial = _reordered(model, group, order)
         magnitude = _total(trial.module, layers, n, m)
         # a reader whose blocks straddle channels may lose more than the others gain
-        if magnitude > kept and _equal(model, trial, inputs) and _holds(trial.invariants, trial.module):
+        if (
+            magnitude > kept
+            and _equal(model, trial, inputs, where)
+            and _holds(trial.invariants, trial.module)
+        ):
             model, kept = trial, magnitude
             changed.append(group.name)
     return Permuted(model, first, kept, tuple(changed))
@@ -232,21 +236,15 @@ def _holds(invariants: Sequence[Invariant], module: nn.Module) -> bool:
     return all(each.check(module).holds for each in invariants)
 
 
-def _equal(model: TorchModel, other: TorchModel, inputs: Sequence[torch.Tensor]) -> bool:
+def _equal(model: TorchModel, other: TorchModel, inputs: Sequence[torch.Tensor], where: str) -> bool:
     """Compare the outputs of two models."""
-    ours, theirs = (_outputs(each, inputs) for each in (model, other))
+    ours, theirs = (dry_outputs(each.copy_module(), inputs) for each in (model, other))
+    require_finite(ours, where)
     return all(
-        torch.allclose(a, b, rtol=0, atol=_TOLERANCE * float(a.abs().max()), equal_nan=True)
+        torch.allclose(a, b, rtol=0, atol=_TOLERANCE * float(a.abs().max()))
         for a, b in zip(ours, theirs, strict=True)
         if a.numel()
     )
-
-
-def _outputs(model: TorchModel, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    module = model.copy_module().eval()
-    device = next(module.parameters()).device
-    with torch.no_grad():
-        return output_tensors(module(*(each[:2].to(device) for each in inputs)))
 
 
 def _splits(m: int) -> list[tuple[int, ...]]:
