@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from .artifacts import FileModel, Model, TorchModel
 from .errors import BackendError
-from .task import Split, Task
+from .task import Split, Task, each_input
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,7 +118,7 @@ def _run(
         module = model.module.to(device).eval()
         with torch.inference_mode():
             for inputs, targets in task.loader(split, _BATCH):
-                outputs = output_tensors(module(*(i.to(device) for i in _as_tuple(inputs))))
+                outputs = output_tensors(module(*(i.to(device) for i in each_input(inputs))))
                 yield outputs[0].cpu().numpy(), targets.numpy()
         module.to("cpu")
         return
@@ -128,7 +128,7 @@ def _run(
     session = backend.load(model, threads=1, batch_size=size)
     try:
         for inputs, targets in task.loader(split, size):
-            arrays = tuple(i.numpy() for i in _as_tuple(inputs))
+            arrays = tuple(i.numpy() for i in each_input(inputs))
             yield run_padded(session, arrays, size)[0], targets.numpy()
     finally:
         session.close()
@@ -179,7 +179,3 @@ def _counts(model: Model, task: Task) -> dict[str, float]:
         "sparsity": 1 - nonzero / params if params else 0.0,
         "macs": float(macs),
     }
-
-
-def _as_tuple(inputs: Any) -> Sequence[Any]:
-    return inputs if isinstance(inputs, list | tuple) else (inputs,)

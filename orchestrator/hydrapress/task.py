@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .moments import DataInfo
     from .pretrained import Pretrained
 
-__all__ = ["Objective", "Split", "Splits", "Task"]
+__all__ = ["Objective", "Split", "Splits", "Task", "each_input"]
 
 
 class Split(StrEnum):
@@ -151,7 +151,7 @@ class Task:
     def sample_inputs(self, count: int, split: Split = Split.CALIBRATION) -> tuple[torch.Tensor, ...]:
         """Give the first ``count`` inputs of a split, batched; one tensor an input."""
         inputs, _ = next(iter(self.loader(split, count)))
-        return tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)
+        return each_input(inputs)
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Give all of the task that a stage's result depends on, as plain JSON."""
@@ -198,3 +198,8 @@ class Task:
         problems = self.problems()
         if problems:
             raise ConfigError(problems)
+
+
+def each_input(inputs: Any) -> tuple[torch.Tensor, ...]:
+    """Give a batch's inputs, one tensor an input of the model; a loader gives a single one bare."""
+    return tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)

@@ -21,7 +21,7 @@ import numpy as np
 from hydrapress.environment import hardware, load_average, machine_settings
 from hydrapress.errors import BackendError, HydrapressError, near_names
 from hydrapress.scenario import Scenario
-from hydrapress.task import Split, Task
+from hydrapress.task import Split, Task, each_input
 
 from .protocol import MeasurementProtocol, Row
 from .rows import Circumstances, rows_of
@@ -293,8 +293,7 @@ def _write_test_split(task: Task, folder: Path) -> tuple[tuple[str, ...], np.nda
     batches: list[tuple[np.ndarray, ...]] = []
     targets: list[np.ndarray] = []
     for inputs, target in task.loader(Split.TEST, 256):
-        given = inputs if isinstance(inputs, list | tuple) else (inputs,)
-        batches.append(tuple(np.asarray(each) for each in given))
+        batches.append(tuple(np.asarray(each) for each in each_input(inputs)))
         targets.append(np.asarray(target))
     if not batches:
         raise BackendError("the test split is empty: there is nothing to measure with")

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from hydrapress.errors import StageError
-from hydrapress.task import Split
+from hydrapress.task import Split, each_input
 
 from .determinism import EpochOrder, own_accelerate_state, own_process_state, seed_everything
 from .plan import Loss, Optimizer, TrainingPlan, rate_at
@@ -164,7 +164,7 @@ class Loop:
             self._set_rate(optimizer, epoch * steps + step, self.plan.epochs * steps)
             optimizer.zero_grad()
             with self.callback.training_form(module):
-                loss = self.loss(module, _as_tuple(inputs), targets)
+                loss = self.loss(module, each_input(inputs), targets)
                 accelerator.backward(loss)
             if self.plan.clip_norm:
                 accelerator.clip_grad_norm_(trained, self.plan.clip_norm)
@@ -190,7 +190,7 @@ class Loop:
         for inputs, target in self.context.task.loader(Split.VALIDATION, _EVALUATION_BATCH):
             self.context.check_cancelled()
             target = target.to(device)
-            output = _first(module(*(each.to(device) for each in _as_tuple(inputs))))
+            output = _first(module(*(each.to(device) for each in each_input(inputs))))
             total += float(self.objective.loss(output, target)) * len(target)
             outputs.append(output.float().cpu().numpy())
             targets.append(target.cpu().numpy())
@@ -262,10 +262,6 @@ class Loop:
             f"{self.plan.epochs}, at a learning rate of {rate:.3g}; lower learning_rate (now "
             f"{self.plan.learning_rate:g}, try {self.plan.learning_rate / 10:g}) or set clip_norm (try 1.0)"
         )
-
-
-def _as_tuple(inputs: Any) -> tuple[torch.Tensor, ...]:
-    return tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)
 
 
 def _first(outputs: Any) -> Any:

@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hydrapress.errors import StageError
 from hydrapress.modeling import output_tensors
-from hydrapress.task import Split
+from hydrapress.task import Split, each_input
 
 from .criteria import Criterion
 from .units import ChannelGroup, Member, Role
@@ -114,8 +114,7 @@ def calibration_samples(context: Context, batches: int, batch_size: int, *, wher
     """
     found: list[Batch] = []
     for inputs, targets in itertools.islice(context.task.loader(Split.CALIBRATION, batch_size), batches):
-        every = inputs if isinstance(inputs, list | tuple) else (inputs,)
-        found.append((tuple(every), targets))
+        found.append((each_input(inputs), targets))
     if not found:
         raise StageError(f"{where}: the calibration split is empty; give it samples")
     return found

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Subset
 
 from hydrapress.errors import StageError
 from hydrapress.modeling import output_tensors
-from hydrapress.task import Split
+from hydrapress.task import Split, each_input
 from hydrapress.whole_file import write_whole
 from hydrapress_pruners.channels.bounds import best_units
 from hydrapress_pruners.channels.silencing import silenced
@@ -187,8 +187,7 @@ def validation_batches(context: Context, samples: int, batch_size: int, *, where
     drawn = np.random.default_rng(context.seed).permutation(size)[:samples]
     batches: list[Batch] = []
     for inputs, targets in DataLoader(Subset(data, sorted(drawn.tolist())), batch_size=batch_size):
-        every = inputs if isinstance(inputs, list | tuple) else (inputs,)
-        batches.append((tuple(each.to(context.device) for each in every), targets))
+        batches.append((tuple(each.to(context.device) for each in each_input(inputs)), targets))
     return batches
 
 

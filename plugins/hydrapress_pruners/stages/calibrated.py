@@ -12,7 +12,7 @@ from hydrapress.context import Context
 from hydrapress.settings import setting, setting_like
 from hydrapress.stage import Pruner
 
-from .weights import WeightPruner, log_sparsities
+from .weights import WeightPruner, log_sparsities, warn_of_dense
 
 if TYPE_CHECKING:
     from hydrapress_pruners.weights.calibration import Inputs, Watch
@@ -77,9 +77,7 @@ class CalibratedPruner(Pruner):
         layers = calibratable_layers(model.module, selection, where, m=self.m or 0)
         if self.m:
             _, dense = n_m_layers(model.module, self.m, skip=self.skip, where=where)
-            if dense:
-                listed = "; ".join(f"'{name}': {why}" for name, why in dense.items())
-                context.warn(f"layers left dense, which can't have the pattern: {listed}")
+            warn_of_dense(dense, context)
         with seeded(context, self.threads), context.progress("calibration", len(layers)) as bar:
 
             def watch(done: int) -> None:

@@ -11,7 +11,7 @@ from hydrapress.context import Context
 from hydrapress.settings import setting
 from hydrapress.stage import Pruner
 
-from .weights import log_sparsities
+from .weights import log_sparsities, warn_of_dense
 
 if TYPE_CHECKING:
     from hydrapress.context import Bar
@@ -61,9 +61,7 @@ class NM(Pruner):
 
         where = f"stage '{context.stage_id}'"
         _, dense = n_m_layers(model.module, self.m, skip=self.skip, where=where)
-        if dense:
-            listed = "; ".join(f"'{name}': {why}" for name, why in dense.items())
-            context.warn(f"layers left dense, which can't have the pattern: {listed}")
+        warn_of_dense(dense, context)
         if self.permute:
             model = self._permuted(model, context, where)
         pruned = prune_n_m(model, self.n, self.m, skip=self.skip, where=where)

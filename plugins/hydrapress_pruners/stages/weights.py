@@ -10,11 +10,13 @@ from hydrapress.settings import setting
 from hydrapress.stage import Pruner
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hydrapress.artifacts import LayerRatios, TorchModel
     from hydrapress.context import Context
     from hydrapress_pruners.weights.selection import Selection
 
-__all__ = ["Scope", "WeightPruner", "log_sparsities"]
+__all__ = ["Scope", "WeightPruner", "log_sparsities", "warn_of_dense"]
 
 
 class Scope(Enum):
@@ -58,3 +60,10 @@ def log_sparsities(model: TorchModel, context: Context) -> None:
 
     for name, sparsity in layer_sparsities(model.module).items():
         context.log(f"sparsity/{name}", sparsity)
+
+
+def warn_of_dense(dense: Mapping[str, str], context: Context) -> None:
+    """Tell which layers can't have an N:M pattern, and why."""
+    if dense:
+        listed = "; ".join(f"'{name}': {why}" for name, why in dense.items())
+        context.warn(f"layers left dense, which can't have the pattern: {listed}")

@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.overrides import TorchFunctionMode
 
 from hydrapress.errors import StageError
-from hydrapress.task import Split
+from hydrapress.task import Split, each_input
 
 from .columns import Call, call_of
 from .layers import chosen_layers
@@ -64,8 +64,7 @@ def calibration_batches(context: Context, samples: int, *, where: str) -> list[I
     left = samples
     for inputs, _ in context.task.loader(Split.CALIBRATION, _BATCH):
         context.check_cancelled()
-        every = inputs if isinstance(inputs, list | tuple) else (inputs,)
-        batches.append(tuple(each[:left].to(context.device) for each in every))
+        batches.append(tuple(each[:left].to(context.device) for each in each_input(inputs)))
         left -= len(batches[-1][0])
         if left == 0:
             break

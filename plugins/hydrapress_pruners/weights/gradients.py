@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hydrapress.errors import StageError
 from hydrapress.modeling import output_tensors
-from hydrapress.task import Split
+from hydrapress.task import Split, each_input
 from hydrapress.training.determinism import own_process_state, seed_everything
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def training_batches(context: Context, batches: int, batch_size: int, *, where: 
     drawn: list[Batch] = []
     for inputs, targets in context.task.loader(Split.TRAIN, batch_size, shuffle=True, seed=context.seed):
         context.check_cancelled()
-        every = inputs if isinstance(inputs, list | tuple) else (inputs,)
-        drawn.append((tuple(each.to(context.device) for each in every), targets.to(context.device)))
+        placed = tuple(each.to(context.device) for each in each_input(inputs))
+        drawn.append((placed, targets.to(context.device)))
         if len(drawn) == batches:
             break
     return drawn

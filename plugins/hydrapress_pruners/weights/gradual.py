@@ -10,7 +10,7 @@ import torch
 
 from hydrapress.training import Callback, train
 
-from .layers import chosen_layers, parameter_of, ratio_of
+from .layers import chosen_layers, magnitudes, parameter_of, ratio_of
 from .ramp import Ramp, last_pruning, ramp_text, sparsity_after
 from .selection import Selection, promised_masks, select_weights, with_masks
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hydrapress.context import Context
     from hydrapress.training import Loss, TrainingPlan
 
-__all__ = ["GradualMasks", "RampedMasks", "magnitudes", "prune_gradually"]
+__all__ = ["GradualMasks", "RampedMasks", "prune_gradually"]
 
 
 def prune_gradually(
@@ -62,11 +62,6 @@ def prune_gradually(
     masks = GradualMasks(selection, ramp, promised_masks(model), context, where)
     trained = train(model, plan, context=context, loss=loss, callback=masks, name="gradual")
     return with_masks(trained, {name: mask.cpu().numpy() for name, mask in masks.masks.items()})
-
-
-def magnitudes(weights: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    """Give the absolute values of weights, by name."""
-    return {name: weight.detach().abs().float().cpu().numpy() for name, weight in weights.items()}
 
 
 class RampedMasks(Callback):

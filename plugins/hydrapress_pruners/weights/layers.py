@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from hydrapress.errors import StageError, near_names
 
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
 __all__ = [
     "Layer",
     "chosen_layers",
     "layer_sparsities",
+    "magnitudes",
     "parameter_of",
     "prunable_layers",
     "ratio_of",
@@ -89,6 +95,11 @@ def ratio_of(name: str, ratios: Mapping[str, float]) -> float | None:
 def parameter_of(layer: str) -> str:
     """Give the name of a layer's weight."""
     return f"{layer}.weight" if layer else "weight"
+
+
+def magnitudes(weights: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """Give the absolute values of weights, by name."""
+    return {name: weight.detach().abs().float().cpu().numpy() for name, weight in weights.items()}
 
 
 def layer_sparsities(module: nn.Module) -> dict[str, float]:

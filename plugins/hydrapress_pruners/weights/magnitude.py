@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hydrapress.artifacts import TorchModel
 
-from .layers import chosen_layers
+from .layers import chosen_layers, magnitudes
 from .selection import Selection, promised_masks, select_weights, with_masks
 
 if TYPE_CHECKING:
@@ -54,4 +54,4 @@ def magnitude_scores(
         StageError: If a pattern matches no layer, or no layer is left.
     """
     layers = chosen_layers(module, skip=selection.skip, also=selection.ratios, where=where)
-    return {name: layer.weight.detach().abs().float().cpu().numpy() for name, layer in layers.items()}
+    return magnitudes({name: layer.weight for name, layer in layers.items()})

@@ -12,7 +12,7 @@ from hydrapress.artifacts import TorchModel
 from hydrapress.errors import StageError
 from hydrapress.invariants import BlockSparsity, Pattern
 
-from .layers import chosen_layers, parameter_of
+from .layers import chosen_layers, magnitudes, parameter_of
 from .selection import promised_masks, with_masks
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def prune_n_m(
             weight is not finite.
     """
     layers, _ = n_m_layers(model.module, m, skip=skip, where=where)
-    scores = {name: layer.weight.detach().abs().float().cpu().numpy() for name, layer in layers.items()}
+    scores = magnitudes({name: layer.weight for name, layer in layers.items()})
     masks = n_m_masks(scores, n, m, kept=promised_masks(model), where=where)
     return with_pattern(model, masks, n, m)
 
